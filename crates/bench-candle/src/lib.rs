@@ -1,0 +1,1 @@
+//! Trains adapters and imports models, on candle.

@@ -1,0 +1,1 @@
+//! The vocabulary of bench: stages, records, plug-in traits. Pure.

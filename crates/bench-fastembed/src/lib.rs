@@ -1,0 +1,1 @@
+//! Embeds text with fastembed over ONNX Runtime.

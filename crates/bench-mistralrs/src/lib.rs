@@ -1,0 +1,1 @@
+//! Serves local models and their adapters with mistral.rs.

@@ -1,0 +1,1 @@
+//! Generates through any OpenAI-compatible endpoint.

@@ -1,0 +1,1 @@
+//! A vector index on a Qdrant server.

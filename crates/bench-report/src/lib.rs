@@ -1,0 +1,1 @@
+//! Tables, charts and report files from records alone.

@@ -1,0 +1,1 @@
+//! Chunks, exact vector index, BM25 and fusion.

@@ -1,0 +1,1 @@
+//! From an experiment to records: preparing arms, answering, scoring, storing.

@@ -1,0 +1,1 @@
+//! What a user sees: the `bench` binary, run in a scratch directory.
