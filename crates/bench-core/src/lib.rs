@@ -1,1 +1,14 @@
-//! The vocabulary of bench: stages, records, plug-in traits. Pure.
+//! The vocabulary of `bench`: what an experiment, a sample, a prompt, an answer, a verdict and a
+//! record are, and the traits a backend implements.
+//!
+//! Pure: this crate touches no file, clock, environment or socket. Text comes in, values go out.
+
+pub mod backend;
+pub mod chat;
+pub mod dataset;
+pub mod digest;
+pub mod manifest;
+pub mod plan;
+pub mod record;
+pub mod spec;
+pub mod template;

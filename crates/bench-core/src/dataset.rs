@@ -1,0 +1,255 @@
+//! Samples, documents and training rows, read from JSON Lines.
+
+use std::collections::BTreeMap;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// One question of an eval set.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// Unique within its set.
+    pub id: String,
+    /// What is asked.
+    pub input: String,
+    /// The answer that is right.
+    pub reference: String,
+    /// Other answers that are right too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
+    /// Gold passages: ids of corpus documents that hold the answer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub context_ids: Vec<String>,
+    /// The options of a multiple choice.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub choices: Vec<String>,
+    /// Anything else; `cluster` groups samples that are not independent, the rest can be slices.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub meta: BTreeMap<String, Value>,
+}
+
+impl Sample {
+    /// The reference and its aliases.
+    pub fn accepted(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.reference.as_str()).chain(self.aliases.iter().map(String::as_str))
+    }
+
+    /// The label of samples that are not independent of this one.
+    pub fn cluster(&self) -> Option<String> {
+        self.meta_text("cluster")
+    }
+
+    /// A meta field as text; numbers and truth values are written as JSON writes them.
+    pub fn meta_text(&self, field: &str) -> Option<String> {
+        match self.meta.get(field)? {
+            Value::Null => None,
+            Value::String(text) => Some(text.clone()),
+            other => Some(other.to_string()),
+        }
+    }
+
+    /// False only when the sample says that no answer exists in the corpus.
+    pub fn answerable(&self) -> bool {
+        self.meta.get("answerable").and_then(Value::as_bool).unwrap_or(true)
+    }
+}
+
+/// One document of a corpus.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Document {
+    /// Unique within its corpus.
+    pub id: String,
+    /// A heading, or empty.
+    #[serde(default)]
+    pub title: String,
+    /// The text.
+    pub text: String,
+}
+
+/// One row of training data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TrainRow {
+    /// A prompt and the completion to learn. Only the completion carries loss.
+    Completion {
+        /// What is asked.
+        input: String,
+        /// What the model should say.
+        reference: String,
+    },
+    /// Running text, all of which carries loss (knowledge injection).
+    Text(String),
+}
+
+#[derive(Deserialize)]
+struct WireTrainRow {
+    #[serde(default)]
+    input: Option<String>,
+    #[serde(default)]
+    reference: Option<String>,
+    #[serde(default)]
+    text: Option<String>,
+}
+
+/// Something wrong in a JSON Lines file.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {message}")]
+pub struct RowError {
+    /// Counted from 1.
+    pub line: usize,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+/// Reads the samples of an eval set. Reports every bad line, not only the first.
+///
+/// # Errors
+/// Lines that are not JSON, rows without `id`, `input` or `reference`, ids used twice, no row.
+pub fn samples(text: &str) -> Result<Vec<Sample>, Vec<RowError>> {
+    let (rows, mut errors) = rows::<Sample>(text);
+    unique(rows.iter().map(|(line, row)| (*line, row.id.as_str())), &mut errors);
+    for (line, row) in &rows {
+        if row.reference.trim().is_empty() {
+            let message =
+                format!("sample `{}` has an empty reference; give the right answer", row.id);
+            errors.push(RowError { line: *line, message });
+        }
+    }
+    finish(rows, errors)
+}
+
+/// Reads the documents of a corpus.
+///
+/// # Errors
+/// As [`samples`]; a document without text is an error too.
+pub fn documents(text: &str) -> Result<Vec<Document>, Vec<RowError>> {
+    let (rows, mut errors) = rows::<Document>(text);
+    unique(rows.iter().map(|(line, row)| (*line, row.id.as_str())), &mut errors);
+    for (line, row) in &rows {
+        if row.text.trim().is_empty() {
+            errors.push(RowError {
+                line: *line,
+                message: format!("document `{}` has no text", row.id),
+            });
+        }
+    }
+    finish(rows, errors)
+}
+
+/// Reads training rows: `{input, reference}` or `{text}`.
+///
+/// # Errors
+/// As [`samples`]; a row that is neither form is an error.
+pub fn train_rows(text: &str) -> Result<Vec<TrainRow>, Vec<RowError>> {
+    let (wires, mut errors) = rows::<WireTrainRow>(text);
+    let mut out = Vec::with_capacity(wires.len());
+    for (line, wire) in wires {
+        match (wire.input, wire.reference, wire.text) {
+            (Some(input), Some(reference), None) if !reference.trim().is_empty() => {
+                out.push((line, TrainRow::Completion { input, reference }));
+            }
+            (None, None, Some(text)) if !text.trim().is_empty() => {
+                out.push((line, TrainRow::Text(text)))
+            }
+            _ => errors.push(RowError {
+                line,
+                message: "a training row is `input` with a non-empty `reference`, or `text` alone"
+                    .into(),
+            }),
+        }
+    }
+    finish(out, errors)
+}
+
+fn rows<T: DeserializeOwned>(text: &str) -> (Vec<(usize, T)>, Vec<RowError>) {
+    let mut rows = Vec::new();
+    let mut errors = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let line = if index == 0 { line.trim_start_matches('\u{feff}') } else { line };
+        if line.trim().is_empty() {
+            continue;
+        }
+        match serde_json::from_str(line) {
+            Ok(row) => rows.push((index + 1, row)),
+            Err(error) => errors.push(RowError { line: index + 1, message: json_error(&error) }),
+        }
+    }
+    (rows, errors)
+}
+
+/// serde's message without its own line number, which is always 1 here.
+fn json_error(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" at line ").next().unwrap_or(&text);
+    format!("{text} (column {})", error.column())
+}
+
+fn unique<'a>(ids: impl Iterator<Item = (usize, &'a str)>, errors: &mut Vec<RowError>) {
+    let mut first = BTreeMap::new();
+    for (line, id) in ids {
+        if let Some(earlier) = first.insert(id, line) {
+            let message =
+                format!("id `{id}` was already used on line {earlier}; ids join the arms");
+            errors.push(RowError { line, message });
+        }
+    }
+}
+
+fn finish<T>(rows: Vec<(usize, T)>, mut errors: Vec<RowError>) -> Result<Vec<T>, Vec<RowError>> {
+    if rows.is_empty() && errors.is_empty() {
+        errors.push(RowError { line: 1, message: "the file holds no row".into() });
+    }
+    if errors.is_empty() {
+        return Ok(rows.into_iter().map(|(_, row)| row).collect());
+    }
+    errors.sort_by_key(|error| error.line);
+    Err(errors)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_errors(text: &str, expect: &[&str]) {
+        let errors = samples(text).unwrap_err();
+        let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(errors, expect);
+    }
+
+    #[test]
+    fn a_row_is_read_with_all_it_may_hold() {
+        let text = r#"{"id":"a","input":"q","reference":"r","context_ids":["d"],"meta":{"cluster":7,"answerable":false}}"#;
+        let rows = samples(text).unwrap();
+        assert_eq!(rows[0].cluster().as_deref(), Some("7"));
+        assert!(!rows[0].answerable());
+    }
+
+    #[test]
+    fn every_bad_line_is_reported_with_its_number() {
+        check_errors(
+            "{\"id\":\"a\",\"input\":\"q\",\"reference\":\"r\"}\nnot json\n\n{\"id\":\"a\",\"input\":\"q\",\"reference\":\" \"}\n{\"id\":\"b\",\"input\":\"q\"}\n",
+            &[
+                "line 2: expected ident (column 2)",
+                "line 4: id `a` was already used on line 1; ids join the arms",
+                "line 4: sample `a` has an empty reference; give the right answer",
+                "line 5: missing field `reference` (column 22)",
+            ],
+        );
+    }
+
+    #[test]
+    fn an_empty_file_is_an_error() {
+        check_errors("\n\n", &["line 1: the file holds no row"]);
+    }
+
+    #[test]
+    fn a_training_row_is_a_completion_or_text() {
+        let rows =
+            train_rows("{\"input\":\"q\",\"reference\":\"r\"}\n{\"text\":\"t\",\"id\":\"x\"}\n")
+                .unwrap();
+        assert_eq!(rows[1], TrainRow::Text("t".into()));
+        assert_eq!(train_rows("{\"input\":\"q\"}").unwrap_err()[0].line, 1);
+        assert_eq!(train_rows("{\"input\":\"q\",\"reference\":\"\"}").unwrap_err().len(), 1);
+    }
+}

@@ -1,0 +1,118 @@
+//! What a run was made of, so that its numbers can be traced and made again.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::backend::{IndexInfo, TrainOutcome};
+use crate::spec::Experiment;
+
+/// The `manifest.json` of a report. With the records it is all that a report is made from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Version of this file's layout.
+    pub format: u32,
+    /// Version of the program that ran the trials.
+    pub program: String,
+    /// The experiment as it was understood.
+    pub experiment: Experiment,
+    /// Digest of the experiment, its texts and its data: equal digests mean the same plan.
+    pub plan_digest: String,
+    /// Digest of each data and text file, by the path as written.
+    pub files: BTreeMap<String, String>,
+    /// The models that answered or judged, by their name in the experiment.
+    pub models: BTreeMap<String, ModelEntry>,
+    /// Training runs, in the order they ran.
+    pub training: Vec<TrainingEntry>,
+    /// Indexes, in the order they were made.
+    pub indexes: Vec<IndexEntry>,
+    /// Fairness checks between trainer and server.
+    pub parity: Vec<ParityEntry>,
+    /// Where it ran.
+    pub machine: Machine,
+    /// Seconds per stage, by stage name, all attempts of the run added up.
+    pub seconds: BTreeMap<String, f64>,
+    /// The largest resident memory of the process, in bytes; 0 when unknown.
+    pub peak_memory_bytes: u64,
+    /// Things a reader must know, for example that a scripted backend answered.
+    pub warnings: Vec<String>,
+}
+
+impl Manifest {
+    /// The layout this program writes.
+    pub const FORMAT: u32 = 1;
+}
+
+/// One model of the run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ModelEntry {
+    /// What the backend calls it.
+    pub id: String,
+    /// SHA-256 of weights, tokenizer, template and configuration; for an endpoint, of its address
+    /// and model name.
+    pub digest: String,
+    /// Which backend served it.
+    pub backend: String,
+    /// Numeric type of the weights, for example `f32`.
+    pub dtype: String,
+}
+
+/// One training run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainingEntry {
+    /// Arms that use the adapter.
+    pub arms: Vec<String>,
+    /// The eval set whose training data it learnt.
+    pub set: String,
+    /// The training seed.
+    pub seed: u64,
+    /// Rows learnt from.
+    pub rows: u64,
+    /// What came out.
+    pub outcome: TrainOutcome,
+}
+
+/// One index.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct IndexEntry {
+    /// Arms that search it.
+    pub arms: Vec<String>,
+    /// The eval set whose corpus it holds.
+    pub set: String,
+    /// The embedding model, or `none`.
+    pub embedder: String,
+    /// What it holds.
+    pub info: IndexInfo,
+}
+
+/// One fairness check: do trainer and server agree about the adapter?
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ParityEntry {
+    /// The eval set whose adapter was checked.
+    pub set: String,
+    /// The training seed.
+    pub seed: u64,
+    /// Rows compared.
+    pub rows: u64,
+    /// Tokens whose likeliest token was compared.
+    pub tokens: u64,
+    /// Tokens on which both agree.
+    pub top1_agree: u64,
+    /// Largest difference of a row's mean negative log-likelihood, in nats.
+    pub max_nll_difference: f64,
+}
+
+/// Where a run ran.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Machine {
+    /// Operating system and architecture.
+    pub platform: String,
+    /// The processor's name.
+    pub processor: String,
+    /// Logical cores.
+    pub cores: u64,
+    /// Memory in bytes.
+    pub memory_bytes: u64,
+    /// The accelerator's name, or `none`.
+    pub accelerator: String,
+}

@@ -1,0 +1,145 @@
+//! What every trial leaves behind.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::chat::Message;
+
+/// One trial, whole: everything a table or a reader of the report asks about.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// Which trial.
+    pub trial: TrialId,
+    /// Content key of the answer: model, adapter, prompt, parameters and seed.
+    pub key: String,
+    /// What was asked, as in the eval set.
+    pub input: String,
+    /// The answers that are right, the reference first.
+    pub references: Vec<String>,
+    /// The label of samples that are not independent of this one.
+    pub cluster: Option<String>,
+    /// Meta fields that tables are sliced by.
+    pub slices: BTreeMap<String, String>,
+    /// The conversation sent.
+    pub prompt: Vec<Message>,
+    /// What was retrieved, best first; empty for arms without retrieval.
+    pub retrieved: Vec<Retrieved>,
+    /// Gold documents of the sample.
+    pub gold: Vec<String>,
+    /// The answer, or why there is none.
+    pub outcome: Outcome,
+    /// One verdict per scorer, by scorer name.
+    pub verdicts: BTreeMap<String, Verdict>,
+}
+
+/// Identifies a trial within a run.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TrialId {
+    /// The eval set.
+    pub set: String,
+    /// The arm.
+    pub arm: String,
+    /// The sample.
+    pub sample: String,
+    /// Counted from 0; repeats differ in the sampling seed.
+    pub repeat: u32,
+    /// The training seed; 0 for arms that are not trained.
+    pub train_seed: u64,
+}
+
+/// A retrieved passage, as a record keeps it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Retrieved {
+    /// The chunk.
+    pub id: String,
+    /// The document it was cut from.
+    pub document: String,
+    /// The retriever's score.
+    pub score: f64,
+    /// True when it stood in the prompt; false when the budget left it out.
+    pub in_prompt: bool,
+}
+
+/// How a trial ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// There is an answer, possibly empty.
+    Answered(Answer),
+    /// There is none.
+    Failed {
+        /// The chain of causes, in words.
+        error: String,
+    },
+}
+
+/// An answer and what it took.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    /// The text.
+    pub text: String,
+    /// Tokens in the prompt.
+    pub tokens_in: u32,
+    /// Tokens generated.
+    pub tokens_out: u32,
+    /// Milliseconds to the first token, when the backend streams.
+    pub first_token_ms: Option<f64>,
+    /// Milliseconds of generation.
+    pub latency_ms: f64,
+    /// Milliseconds of query embedding and search; 0 without retrieval.
+    pub retrieval_ms: f64,
+    /// Why generation ended.
+    pub finish: String,
+    /// US dollars by the experiment's price list; `None` where it names no price.
+    pub cost_usd: Option<f64>,
+}
+
+/// What a scorer says of an answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// A figure; 1 is best unless the scorer's documentation says otherwise.
+    Scored {
+        /// The figure.
+        value: f64,
+        /// The scorer's grounds, where it gives them (a judge does).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+    /// The scorer could not decide. Excluded from means and counted beside them.
+    Unscored {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl Verdict {
+    /// A figure without grounds.
+    pub fn scored(value: f64) -> Self {
+        Self::Scored { value, reason: None }
+    }
+
+    /// No figure, and why.
+    pub fn unscored(reason: impl Into<String>) -> Self {
+        Self::Unscored { reason: reason.into() }
+    }
+
+    /// The figure, if there is one.
+    pub fn value(&self) -> Option<f64> {
+        match self {
+            Self::Scored { value, .. } => Some(*value),
+            Self::Unscored { .. } => None,
+        }
+    }
+}
+
+impl Record {
+    /// The answer, if there is one.
+    pub fn answer(&self) -> Option<&Answer> {
+        match &self.outcome {
+            Outcome::Answered(answer) => Some(answer),
+            Outcome::Failed { .. } => None,
+        }
+    }
+}

@@ -1,0 +1,711 @@
+//! Experiment files: YAML text in, [`Experiment`] out, every problem with its place.
+//!
+//! The types here mirror the file, with defaults filled in; [`parse`] is the only way in from
+//! text, and it reports everything that is wrong at once.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+mod check;
+mod node;
+mod problem;
+mod resolve;
+
+pub use check::parse;
+pub use problem::{Problem, Source, SpecError};
+pub use resolve::{ArmPlan, resolve};
+
+/// A whole experiment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Experiment {
+    /// Version of the file's layout: 1.
+    pub version: u32,
+    /// Names the run and report folders; the file's own name when absent.
+    #[serde(default)]
+    pub name: String,
+    /// The question, in a sentence or two; it opens the report.
+    #[serde(default)]
+    pub description: String,
+    /// The models, by the names the rest of the file uses.
+    pub models: BTreeMap<String, ModelSource>,
+    /// An LLM judge. Absent: no judging.
+    #[serde(default)]
+    pub judge: Option<Judge>,
+    /// What every arm is asked.
+    pub eval_sets: Vec<EvalSet>,
+    /// The sides of the comparison.
+    pub arms: Vec<Arm>,
+    /// Text embedding for retrieval.
+    #[serde(default)]
+    pub embedder: EmbedderSource,
+    /// Generation settings shared by all arms.
+    #[serde(default)]
+    pub generate: Generate,
+    /// How arms are compared.
+    pub compare: Compare,
+    /// How the run is carried out.
+    #[serde(default)]
+    pub run: Run,
+    /// Prices, by model name. A model without prices has no cost column.
+    #[serde(default)]
+    pub prices: BTreeMap<String, Price>,
+    /// Conditions on the result; a failed one makes the run exit with 100.
+    #[serde(default)]
+    pub gates: Vec<Gate>,
+}
+
+/// Where a model comes from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum ModelSource {
+    /// A model that `bench models list` names.
+    Catalog(String),
+    /// A Hugging Face folder or a GGUF file.
+    Path(String),
+    /// A model hub repository, `owner/name` or `owner/name@revision`.
+    Hub(String),
+    /// Any OpenAI-compatible endpoint.
+    Endpoint(Endpoint),
+    /// Fixed replies, for tests of everything but model quality. Its numbers are never a result.
+    Scripted(Scripted),
+}
+
+/// An OpenAI-compatible endpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Endpoint {
+    /// Up to and including `/v1`.
+    pub base_url: String,
+    /// The model name the endpoint knows.
+    pub model: String,
+    /// The environment variable that holds the key; absent for endpoints that need none.
+    #[serde(default)]
+    pub api_key_env: Option<String>,
+    /// Seconds before a request is given up.
+    #[serde(default = "defaults::timeout_seconds")]
+    pub timeout_seconds: u64,
+    /// Times a request is tried again after a passing failure.
+    #[serde(default = "defaults::max_retries")]
+    pub max_retries: u32,
+}
+
+/// Fixed replies.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Scripted {
+    /// The first rule whose text stands in the last turn answers.
+    pub rules: Vec<ScriptedRule>,
+    /// The answer when no rule matches.
+    pub otherwise: String,
+    /// Milliseconds each answer takes.
+    pub delay_ms: u64,
+}
+
+/// One fixed reply.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ScriptedRule {
+    /// Text to look for in the last user turn.
+    pub when: String,
+    /// The reply. `!transient`, `!rejected` and `!fatal` fail in that way.
+    pub say: String,
+}
+
+/// What every arm is asked, and the data that belongs to it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EvalSet {
+    /// Unique within the experiment.
+    pub name: String,
+    /// Samples (JSON Lines: `id`, `input`, `reference`, optional `aliases`, `context_ids`,
+    /// `choices`, `meta`).
+    pub path: String,
+    /// Documents to retrieve from (JSON Lines: `id`, `title`, `text`).
+    #[serde(default)]
+    pub corpus: Option<String>,
+    /// Training rows and few-shot examples (JSON Lines: `input` and `reference`, or `text`).
+    #[serde(default)]
+    pub train: Option<String>,
+    /// Samples to choose settings on; never mixed with `path`.
+    #[serde(default)]
+    pub dev: Option<String>,
+    /// How answers are scored; the first is the metric that decides.
+    pub scorers: Vec<Scorer>,
+    /// The system turn for all arms (text or `file://`), unless an arm brings its own.
+    #[serde(default)]
+    pub system: Option<String>,
+    /// The user turn for all arms (Jinja text or `file://`), unless an arm brings its own.
+    #[serde(default)]
+    pub template: Option<String>,
+    /// Meta fields to report separately.
+    #[serde(default)]
+    pub slices: Vec<String>,
+    /// Use only this many samples, drawn with `run.seed`.
+    #[serde(default)]
+    pub limit: Option<u32>,
+    /// Overrides `generate.max_tokens` for this set.
+    #[serde(default)]
+    pub max_tokens: Option<u32>,
+}
+
+/// One way to score an answer. Definitions and sources: `docs/scorers.md`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", rename_all_fields = "snake_case", deny_unknown_fields)]
+pub enum Scorer {
+    /// The answer is the reference.
+    ExactMatch {
+        /// Compare after SQuAD normalisation (case, punctuation, articles, spaces); false
+        /// compares the trimmed text.
+        #[serde(default = "defaults::yes")]
+        normalize: bool,
+    },
+    /// The reference stands in the answer (SQuAD-normalised, on word boundaries).
+    Contains {},
+    /// SQuAD token F1.
+    TokenF1 {},
+    /// A regular expression matches the answer.
+    Regex {
+        /// The expression.
+        pattern: String,
+    },
+    /// Longest common subsequence F1 over words (ROUGE-L).
+    RougeL {},
+    /// Character n-gram F-score, 0 to 1 (chrF2).
+    Chrf {},
+    /// The last number in the answer equals the reference's.
+    Numeric {
+        /// Largest allowed absolute difference.
+        #[serde(default)]
+        tolerance: f64,
+    },
+    /// The letter or the text of the right choice.
+    Choice {},
+    /// The answer is the reference label (case and surrounding punctuation aside).
+    Classification {},
+    /// The answer is JSON that a schema accepts and whose fields equal the reference's (F1).
+    JsonSchema {
+        /// The schema (JSON text or `file://`).
+        #[serde(default)]
+        schema: Option<String>,
+    },
+    /// `function(attribute[value], …)`: the share of function name, attributes and values that
+    /// are right (F1 over the parts).
+    Functional {},
+    /// Rows of a SQLite query equal the reference query's.
+    SqlExecution {
+        /// The database file; `{db}` is replaced by the sample's `meta.db`.
+        database: String,
+    },
+    /// Declines exactly when the sample is unanswerable.
+    Abstained {},
+    /// Cosine similarity of the embeddings of answer and reference.
+    EmbeddingSimilarity {},
+}
+
+impl Scorer {
+    /// The column it fills.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::ExactMatch { .. } => "exact_match",
+            Self::Contains {} => "contains",
+            Self::TokenF1 {} => "token_f1",
+            Self::Regex { .. } => "regex",
+            Self::RougeL {} => "rouge_l",
+            Self::Chrf {} => "chrf",
+            Self::Numeric { .. } => "numeric",
+            Self::Choice {} => "choice",
+            Self::Classification {} => "classification",
+            Self::JsonSchema { .. } => "json_schema",
+            Self::Functional {} => "functional",
+            Self::SqlExecution { .. } => "sql_execution",
+            Self::Abstained {} => "abstained",
+            Self::EmbeddingSimilarity {} => "embedding_similarity",
+        }
+    }
+}
+
+/// One side of the comparison.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Arm {
+    /// Unique within the experiment.
+    pub name: String,
+    /// A name from `models`.
+    pub model: String,
+    /// How it answers.
+    pub strategy: Strategy,
+    /// The eval sets it runs on; all when absent.
+    #[serde(default)]
+    pub on: Option<Vec<String>>,
+}
+
+/// The closed set of strategies.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Strategy {
+    /// A prompt and nothing else.
+    Prompt(Prompt),
+    /// Retrieve, then prompt.
+    Rag(Rag),
+    /// Train first, then prompt.
+    Finetune(Finetune),
+    /// Several of the above, by arm name: at most one fine-tuned, one retrieving and one prompting
+    /// arm.
+    Compose(Vec<String>),
+}
+
+/// Prompting.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Prompt {
+    /// The user turn (Jinja text or `file://`); the eval set's when absent.
+    pub template: Option<String>,
+    /// The system turn (text or `file://`); the eval set's when absent.
+    pub system: Option<String>,
+    /// Worked examples, taken from the set's training rows.
+    pub num_fewshot: u32,
+    /// Which examples.
+    pub select: Select,
+}
+
+/// How few-shot examples are chosen from the training rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Select {
+    /// The same for every sample, drawn with `run.seed`.
+    #[default]
+    Random,
+    /// The first rows of the file.
+    Fixed,
+    /// The rows closest to the question by the experiment's embedder, closest last.
+    Nearest,
+}
+
+/// Retrieval.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Rag {
+    /// Passages in the prompt, at least 1.
+    pub top_k: u32,
+    /// How passages are found.
+    pub retriever: Retrieval,
+    /// Tokens per chunk, counted by the embedder; 0 keeps documents whole.
+    pub chunk_size: u32,
+    /// Tokens shared by neighbouring chunks.
+    pub chunk_overlap: u32,
+    /// Where vectors live.
+    pub index: IndexBackend,
+    /// Order of the passages in the prompt.
+    pub order: Order,
+    /// Tokens that passages may take together, counted by the arm's model; 0 for no limit.
+    pub context_tokens: u32,
+    /// Which passages the arm sees: retrieved ones, or a control.
+    pub passages: PassageSource,
+    /// The user turn (Jinja text or `file://`); the eval set's when absent.
+    pub template: Option<String>,
+    /// The system turn (text or `file://`); the eval set's when absent.
+    pub system: Option<String>,
+}
+
+impl Default for Rag {
+    fn default() -> Self {
+        Self {
+            top_k: 3,
+            retriever: Retrieval::default(),
+            chunk_size: 200,
+            chunk_overlap: 0,
+            index: IndexBackend::default(),
+            order: Order::default(),
+            context_tokens: 0,
+            passages: PassageSource::default(),
+            template: None,
+            system: None,
+        }
+    }
+}
+
+/// How passages are found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", rename_all_fields = "snake_case", deny_unknown_fields)]
+pub enum Retrieval {
+    /// Exact cosine similarity.
+    Dense {},
+    /// BM25 with stemming and stop words.
+    Bm25 {
+        /// Term-frequency saturation.
+        #[serde(default = "defaults::bm25_k1")]
+        k1: f64,
+        /// Length normalisation.
+        #[serde(default = "defaults::bm25_b")]
+        b: f64,
+    },
+    /// Both, fused by the convex combination of min-max normalised scores.
+    Hybrid {
+        /// Weight of the dense score, 0 to 1.
+        #[serde(default = "defaults::dense_weight")]
+        dense_weight: f64,
+    },
+    /// Both, fused by reciprocal rank: the sum of 1 / (k + rank).
+    Rrf {
+        /// Larger is flatter.
+        #[serde(default = "defaults::rrf_k")]
+        k: f64,
+    },
+}
+
+impl Default for Retrieval {
+    fn default() -> Self {
+        Self::Hybrid { dense_weight: defaults::dense_weight() }
+    }
+}
+
+impl Retrieval {
+    /// True when a query must be embedded.
+    pub fn is_dense(&self) -> bool {
+        !matches!(self, Self::Bm25 { .. })
+    }
+}
+
+/// Where vectors live.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", rename_all_fields = "snake_case", deny_unknown_fields)]
+pub enum IndexBackend {
+    /// A memory-mapped file searched exactly: no approximation noise in a comparison.
+    #[default]
+    Exact,
+    /// A Qdrant server.
+    Qdrant {
+        /// Its gRPC address, for example `http://localhost:6334`.
+        url: String,
+        /// The environment variable that holds the key, where one is needed.
+        #[serde(default)]
+        api_key_env: Option<String>,
+        /// The collection; derived from the corpus when absent.
+        #[serde(default)]
+        collection: Option<String>,
+    },
+}
+
+/// Order of the passages in the prompt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    /// The best passage first.
+    BestFirst,
+    /// The best passage last, nearest to the question.
+    #[default]
+    BestLast,
+}
+
+/// Which passages an arm with retrieval sees. All but `retrieved` are controls that make the
+/// retrieving arms interpretable.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", rename_all_fields = "snake_case", deny_unknown_fields)]
+pub enum PassageSource {
+    /// What the retriever finds.
+    #[default]
+    Retrieved,
+    /// The gold passages: the best any retriever could do.
+    Oracle,
+    /// Passages drawn at random with the run's seed: what context costs when it does not help.
+    Random,
+}
+
+/// Fine-tuning.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Finetune {
+    /// What is trained.
+    pub method: Method,
+    /// Rank of the update.
+    #[serde(alias = "r", alias = "lora_rank")]
+    pub lora_r: u32,
+    /// Scale: the update counts `lora_alpha / lora_r` times.
+    pub lora_alpha: f64,
+    /// Dropout on the adapter's input, in training only.
+    pub lora_dropout: f64,
+    /// Projections that get an adapter: their names, or `all-linear`.
+    pub target_modules: Vec<String>,
+    /// Passes over the training rows.
+    pub num_epochs: u32,
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// How it falls.
+    pub lr_scheduler: LrScheduler,
+    /// Share of the steps in which it rises.
+    pub warmup_ratio: f64,
+    /// AdamW's decoupled weight decay.
+    pub weight_decay: f64,
+    /// Global norm that gradients are clipped to; 0 for none.
+    pub max_grad_norm: f64,
+    /// Rows per forward pass.
+    pub micro_batch_size: u32,
+    /// Forward passes per optimiser step.
+    pub gradient_accumulation_steps: u32,
+    /// Longest row in tokens.
+    pub sequence_len: u32,
+    /// Cut rows that are longer, instead of leaving them out.
+    pub truncate: bool,
+    /// Keep only layer inputs and compute the rest again: less memory, more time.
+    pub gradient_checkpointing: bool,
+    /// Use only this many training rows, drawn with the training seed.
+    pub limit: Option<u32>,
+    /// Training seeds; each trains an adapter of its own.
+    pub seeds: Vec<u64>,
+}
+
+impl Default for Finetune {
+    fn default() -> Self {
+        Self {
+            method: Method::Lora,
+            lora_r: 16,
+            lora_alpha: 32.0,
+            lora_dropout: 0.0,
+            target_modules: vec!["all-linear".into()],
+            num_epochs: 3,
+            learning_rate: 2e-4,
+            lr_scheduler: LrScheduler::Cosine,
+            warmup_ratio: 0.03,
+            weight_decay: 0.0,
+            max_grad_norm: 1.0,
+            micro_batch_size: 4,
+            gradient_accumulation_steps: 1,
+            sequence_len: 512,
+            truncate: false,
+            gradient_checkpointing: false,
+            limit: None,
+            seeds: vec![0],
+        }
+    }
+}
+
+/// What fine-tuning trains.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// Low-rank adapters beside frozen linear layers (Hu et al. 2021).
+    #[default]
+    Lora,
+}
+
+/// How the learning rate falls after the warm-up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LrScheduler {
+    /// Half a cosine down to 0.
+    #[default]
+    Cosine,
+    /// A straight line down to 0.
+    Linear,
+    /// Not at all.
+    Constant,
+}
+
+/// Text embedding.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum EmbedderSource {
+    /// An embedder that `bench models list` names.
+    Catalog(String),
+    /// A folder with `model.onnx` and `tokenizer.json`.
+    Path(String),
+    /// Words hashed into a vector: no model at all, for tests.
+    Hashing,
+}
+
+impl Default for EmbedderSource {
+    fn default() -> Self {
+        Self::Catalog("minilm".into())
+    }
+}
+
+/// An LLM judge, pointwise by rubric.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Judge {
+    /// A name from `models`; another model than the arms'.
+    pub model: String,
+    /// The rubric (text or `file://`): what each grade means.
+    pub rubric: String,
+    /// The grades, worst to best.
+    #[serde(default = "defaults::grades")]
+    pub grades: Vec<u32>,
+    /// Judge only this many samples per set, drawn with `run.seed`; all when absent.
+    #[serde(default)]
+    pub sample: Option<u32>,
+    /// The eval sets to judge; all when absent.
+    #[serde(default)]
+    pub on: Option<Vec<String>>,
+    /// Accept a judge that is one of the arms' models. Every table then says so.
+    #[serde(default)]
+    pub allow_self_judging: bool,
+}
+
+/// Generation settings.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Generate {
+    /// 0 is greedy.
+    pub temperature: f64,
+    /// Nucleus sampling mass, when sampling.
+    pub top_p: Option<f64>,
+    /// Upper bound on generated tokens.
+    pub max_tokens: u32,
+    /// Sampling seed.
+    pub seed: u64,
+    /// Generation ends before any of these.
+    pub stop: Vec<String>,
+}
+
+impl Default for Generate {
+    fn default() -> Self {
+        Self { temperature: 0.0, top_p: None, max_tokens: 256, seed: 0, stop: Vec::new() }
+    }
+}
+
+/// How arms are compared.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Compare {
+    /// The arm that differences are taken to.
+    pub baseline: String,
+    /// Rate of false differences accepted over the whole family of comparisons.
+    #[serde(default = "defaults::alpha")]
+    pub alpha: f64,
+    /// Correction for several comparisons.
+    #[serde(default)]
+    pub correction: Correction,
+    /// Differences below this do not matter (0 to 1): the bound of the equivalence test.
+    #[serde(default = "defaults::margin")]
+    pub margin: f64,
+    /// What the winner must satisfy besides quality.
+    #[serde(default)]
+    pub constraints: Constraints,
+}
+
+/// Correction for several comparisons.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Correction {
+    /// Holm's step-down procedure (1979).
+    #[default]
+    Holm,
+    /// None.
+    None,
+}
+
+/// What the winner must satisfy besides quality.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Constraints {
+    /// Largest cost of 1,000 answers in US dollars.
+    pub max_cost_per_1000: Option<f64>,
+    /// Largest 95th-percentile latency in milliseconds.
+    pub max_p95_latency_ms: Option<f64>,
+}
+
+/// How the run is carried out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Run {
+    /// Trials in flight at once.
+    pub max_concurrency: u32,
+    /// Repeats per sample; they differ in the sampling seed.
+    pub epochs: NonZeroU32,
+    /// Seeds the drawing of samples and examples.
+    pub seed: u64,
+    /// Times a trial is tried again after a passing failure.
+    pub max_retries: u32,
+    /// Where reports are written.
+    pub reports: String,
+    /// Where records, adapters and indexes are kept.
+    pub runs: String,
+}
+
+impl Default for Run {
+    fn default() -> Self {
+        Self {
+            max_concurrency: 8,
+            epochs: NonZeroU32::MIN,
+            seed: 0,
+            max_retries: 3,
+            reports: "reports".into(),
+            runs: "runs".into(),
+        }
+    }
+}
+
+/// What a model costs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Price {
+    /// US dollars per million prompt tokens.
+    pub input: f64,
+    /// US dollars per million generated tokens.
+    pub output: f64,
+    /// US dollars per hour of the machine: added for the time an answer takes, and for training.
+    pub machine_hour: f64,
+}
+
+/// A condition on the result, on an interval's bound rather than on a mean.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Gate {
+    /// The eval set; all when absent.
+    #[serde(default)]
+    pub set: Option<String>,
+    /// A scorer's name.
+    pub metric: String,
+    /// The arm.
+    pub arm: String,
+    /// Compare with this arm: the bound is of the difference.
+    #[serde(default)]
+    pub vs: Option<String>,
+    /// Condition on the interval's lower bound, for example `">= 0"`.
+    pub ci_lower: String,
+}
+
+mod defaults {
+    pub(super) fn yes() -> bool {
+        true
+    }
+    pub(super) fn timeout_seconds() -> u64 {
+        120
+    }
+    pub(super) fn max_retries() -> u32 {
+        4
+    }
+    pub(super) fn bm25_k1() -> f64 {
+        0.9
+    }
+    pub(super) fn bm25_b() -> f64 {
+        0.4
+    }
+    pub(super) fn dense_weight() -> f64 {
+        0.7
+    }
+    pub(super) fn rrf_k() -> f64 {
+        10.0
+    }
+    pub(super) fn grades() -> Vec<u32> {
+        vec![1, 2, 3, 4, 5]
+    }
+    pub(super) fn alpha() -> f64 {
+        0.05
+    }
+    pub(super) fn margin() -> f64 {
+        0.02
+    }
+}
+
+/// The JSON Schema of an experiment file, for editors.
+pub fn schema() -> serde_json::Value {
+    serde_json::to_value(schemars::schema_for!(Experiment)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,556 @@
+//! Reading an experiment file: shape first, then sense, every problem of both.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
+use super::node::{Kind, Misfit, Node, Reader, Tree, did_you_mean, span};
+use super::problem::{Problem, Source, SpecError};
+use super::{Arm, EvalSet, Experiment, IndexBackend, Judge, ModelSource, Strategy};
+
+/// Parses an experiment file and checks that it makes sense. `stem` names the experiment when the
+/// file does not; `environment` gives the value of `${NAME}`.
+///
+/// # Errors
+/// Everything that is wrong, each with its place and what to do.
+pub fn parse(
+    name: &str,
+    stem: &str,
+    text: &str,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<(Experiment, Source), Box<SpecError>> {
+    let mut root = match serde_saphyr::from_str::<Tree>(text) {
+        Ok(Tree(node)) => node,
+        Err(error) => {
+            let problem = Problem {
+                message: error.without_snippet().to_string(),
+                label: "here".into(),
+                help: Some("the file must be YAML".into()),
+                span: error.location().map_or((0, 0).into(), span),
+            };
+            return Err(Box::new(Source::new(name, text, None).error(vec![problem])));
+        }
+    };
+    let problems = RefCell::new(Vec::new());
+    root.for_each_text(&mut |value, span| expand(value, span, environment, &problems));
+    let experiment = shape(&root, &problems);
+    let source = Source::new(name, text, Some(root));
+    let mut problems = problems.into_inner();
+    if let Some(mut experiment) = experiment {
+        if experiment.name.is_empty() {
+            stem.clone_into(&mut experiment.name);
+        }
+        Sense { experiment: &experiment, source: &source, problems: &mut problems }.check();
+        if problems.is_empty() {
+            return Ok((experiment, source));
+        }
+    }
+    Err(Box::new(source.error(problems)))
+}
+
+/// Replaces `${NAME}` by the environment's value.
+fn expand(
+    value: &mut String,
+    span: miette::SourceSpan,
+    environment: &dyn Fn(&str) -> Option<String>,
+    problems: &RefCell<Vec<Problem>>,
+) {
+    let mut from = 0;
+    while let Some(start) = value[from..].find("${").map(|at| at + from) {
+        let Some(end) = value[start..].find('}').map(|at| at + start) else { return };
+        let variable = value[start + 2..end].to_owned();
+        if let Some(found) = environment(&variable) {
+            value.replace_range(start..=end, &found);
+            from = start + found.len();
+        } else {
+            problems.borrow_mut().push(Problem {
+                message: format!("the environment variable `{variable}` is not set"),
+                label: "used here".into(),
+                help: Some(format!("export {variable}=…")),
+                span,
+            });
+            from = end;
+        }
+    }
+}
+
+/// Reads the parts one by one, so that a misfit in one does not hide those in the others, and then
+/// the whole.
+fn shape(root: &Node, problems: &RefCell<Vec<Problem>>) -> Option<Experiment> {
+    let reader = |node| Reader { node, problems };
+    if let Kind::Map(entries) = &root.kind {
+        for (key, _, node) in entries {
+            match (key.as_str(), &node.kind) {
+                ("arms", Kind::List(items)) => {
+                    items.iter().for_each(|it| drop(reader(it).read::<Arm>()))
+                }
+                ("eval_sets", Kind::List(items)) => {
+                    items.iter().for_each(|it| drop(reader(it).read::<EvalSet>()));
+                }
+                ("models", Kind::Map(entries)) => {
+                    entries.iter().for_each(|(.., it)| drop(reader(it).read::<ModelSource>()));
+                }
+                ("judge", _) => drop(reader(node).read::<Option<Judge>>()),
+                ("compare", _) => drop(reader(node).read::<super::Compare>()),
+                ("generate", _) => drop(reader(node).read::<super::Generate>()),
+                ("run", _) => drop(reader(node).read::<super::Run>()),
+                _ => {}
+            }
+        }
+    } else {
+        let problem =
+            Misfit::into_problem(serde::de::Error::custom("an experiment is a map of keys"));
+        problems.borrow_mut().push(problem);
+        return None;
+    }
+    reader(root).read()
+}
+
+/// The conditions that types cannot say.
+struct Sense<'a> {
+    experiment: &'a Experiment,
+    source: &'a Source,
+    problems: &'a mut Vec<Problem>,
+}
+
+impl Sense<'_> {
+    fn check(mut self) {
+        let experiment = self.experiment;
+        if experiment.version != 1 {
+            let message = format!("version {} of the file layout is not known", experiment.version);
+            self.add(&["version"], message, "here", "this program reads `version: 1`");
+        }
+        self.models();
+        self.sets();
+        self.arms();
+        self.judge();
+        self.settings();
+        self.gates();
+    }
+
+    fn add(
+        &mut self,
+        path: &[&str],
+        message: impl Into<String>,
+        label: &str,
+        help: impl Into<String>,
+    ) {
+        self.problems.push(self.source.problem(path, message, label, help));
+    }
+
+    /// `name` must be one of `known`.
+    fn known(&mut self, path: &[&str], what: &str, name: &str, known: &[&str]) {
+        if !known.contains(&name) {
+            self.add(
+                path,
+                format!("there is no {what} `{name}`"),
+                "not declared",
+                did_you_mean(name, known),
+            );
+        }
+    }
+
+    fn models(&mut self) {
+        if self.experiment.models.is_empty() {
+            let help = "for example `small: { catalog: smollm2-135m-instruct }`";
+            self.add(&["models"], "no model is declared", "empty", help);
+        }
+        for (name, model) in &self.experiment.models {
+            if let ModelSource::Endpoint(endpoint) = model
+                && !endpoint.base_url.starts_with("http://")
+                && !endpoint.base_url.starts_with("https://")
+            {
+                let path = ["models", name, "endpoint", "base_url"];
+                let message = format!("`{}` is not an address", endpoint.base_url);
+                self.add(&path, message, "here", "for example `http://localhost:8080/v1`");
+            }
+        }
+    }
+
+    fn sets(&mut self) {
+        let sets = &self.experiment.eval_sets;
+        if sets.is_empty() {
+            self.add(
+                &["eval_sets"],
+                "no eval set is declared",
+                "empty",
+                "give at least one `name` and `path`",
+            );
+        }
+        let mut seen = BTreeSet::new();
+        for (index, set) in sets.iter().enumerate() {
+            let index = index.to_string();
+            let at = |key| ["eval_sets", &index, key];
+            self.name(&at("name"), "eval set", &set.name);
+            if !seen.insert(&set.name) {
+                let message = format!("two eval sets are called `{}`", set.name);
+                self.add(
+                    &at("name"),
+                    message,
+                    "already used above",
+                    "tables and charts are keyed by set name",
+                );
+            }
+            if set.scorers.is_empty() {
+                let message = format!("eval set `{}` has no scorer", set.name);
+                self.add(&at("scorers"), message, "empty", "for example `scorers: [exact_match]`");
+            }
+            let mut names = BTreeSet::new();
+            for scorer in &set.scorers {
+                if !names.insert(scorer.name()) {
+                    let message = format!("scorer `{}` stands twice", scorer.name());
+                    self.add(&at("scorers"), message, "here", "a scorer fills one column");
+                }
+            }
+            if set.limit == Some(0) || set.max_tokens == Some(0) {
+                let message = format!("eval set `{}` asks for nothing", set.name);
+                self.add(
+                    &["eval_sets", &index],
+                    message,
+                    "a limit of 0",
+                    "leave it out, or give at least 1",
+                );
+            }
+        }
+    }
+
+    fn name(&mut self, path: &[&str], what: &str, name: &str) {
+        let plain = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '+' | '.');
+        if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
+            let message = format!("`{name}` cannot name an {what}");
+            self.add(path, message, "here", "use letters, digits, `_`, `-`, `+` and `.`");
+        }
+    }
+
+    fn arms(&mut self) {
+        let experiment = self.experiment;
+        let models: Vec<&str> = experiment.models.keys().map(String::as_str).collect();
+        let sets: Vec<&str> = experiment.eval_sets.iter().map(|set| set.name.as_str()).collect();
+        let names: Vec<&str> = experiment.arms.iter().map(|arm| arm.name.as_str()).collect();
+        if names.is_empty() {
+            self.add(
+                &["arms"],
+                "no arm is declared",
+                "empty",
+                "give at least one `name`, `model` and `strategy`",
+            );
+        }
+        for (index, arm) in experiment.arms.iter().enumerate() {
+            let i = index.to_string();
+            self.name(&["arms", &i, "name"], "arm", &arm.name);
+            if names[..index].contains(&arm.name.as_str()) {
+                let message = format!("two arms are called `{}`", arm.name);
+                let help = "tables and charts are keyed by arm name";
+                self.add(&["arms", &i, "name"], message, "already used above", help);
+            }
+            self.known(&["arms", &i, "model"], "model", &arm.model, &models);
+            for (position, set) in arm.on.iter().flatten().enumerate() {
+                self.known(&["arms", &i, "on", &position.to_string()], "eval set", set, &sets);
+            }
+            if arm.on.as_ref().is_some_and(Vec::is_empty) {
+                self.add(
+                    &["arms", &i, "on"],
+                    "the arm runs on no eval set",
+                    "empty",
+                    "leave `on` out for all",
+                );
+            }
+            self.strategy(&i, arm, &names);
+        }
+    }
+
+    fn strategy(&mut self, i: &str, arm: &Arm, names: &[&str]) {
+        match &arm.strategy {
+            Strategy::Prompt(prompt) => {
+                if prompt.num_fewshot > 0 {
+                    self.needs_train(i, arm, "few-shot examples");
+                }
+            }
+            Strategy::Rag(rag) => {
+                let at = |key| ["arms", i, "strategy", "rag", key];
+                if rag.top_k == 0 {
+                    self.add(&at("top_k"), "`top_k` is 0", "retrieves nothing", "give at least 1");
+                }
+                if rag.chunk_size > 0 && rag.chunk_overlap >= rag.chunk_size {
+                    let message = format!(
+                        "chunks of {} tokens cannot overlap by {}",
+                        rag.chunk_size, rag.chunk_overlap
+                    );
+                    self.add(
+                        &at("chunk_overlap"),
+                        message,
+                        "too large",
+                        "give less than `chunk_size`",
+                    );
+                }
+                if let IndexBackend::Qdrant { url, .. } = &rag.index
+                    && !url.starts_with("http")
+                {
+                    let message = format!("`{url}` is not an address");
+                    self.add(&at("index"), message, "here", "for example `http://localhost:6334`");
+                }
+                for set in self.sets_of(arm) {
+                    if set.corpus.is_none() && set.train.is_none() {
+                        let message = format!(
+                            "arm `{}` retrieves, but set `{}` has neither `corpus` nor `train`",
+                            arm.name, set.name
+                        );
+                        let help = "give the set a corpus, or the arm `on: [sets with one]`";
+                        self.add(&["arms", i], message, "here", help);
+                    }
+                }
+            }
+            Strategy::Finetune(finetune) => {
+                self.needs_train(i, arm, "fine-tuning");
+                if let Some(ModelSource::Endpoint(_)) = self.experiment.models.get(&arm.model) {
+                    let message =
+                        format!("arm `{}` fine-tunes a model behind an endpoint", arm.name);
+                    let help = "only a local model (catalog, path, hub) can be trained";
+                    self.add(&["arms", i, "model"], message, "not local", help);
+                }
+                let at = |key| ["arms", i, "strategy", "finetune", key];
+                for (key, wrong, need) in [
+                    ("lora_r", finetune.lora_r == 0, "at least 1"),
+                    (
+                        "lora_alpha",
+                        finetune.lora_alpha <= 0.0,
+                        "more than 0; twice `lora_r` is usual",
+                    ),
+                    ("lora_dropout", !(0.0..1.0).contains(&finetune.lora_dropout), "0 to below 1"),
+                    ("num_epochs", finetune.num_epochs == 0, "at least 1"),
+                    (
+                        "learning_rate",
+                        finetune.learning_rate <= 0.0,
+                        "more than 0, for example 2.0e-4",
+                    ),
+                    ("warmup_ratio", !(0.0..=1.0).contains(&finetune.warmup_ratio), "0 to 1"),
+                    ("micro_batch_size", finetune.micro_batch_size == 0, "at least 1"),
+                    (
+                        "gradient_accumulation_steps",
+                        finetune.gradient_accumulation_steps == 0,
+                        "at least 1",
+                    ),
+                    ("sequence_len", finetune.sequence_len < 8, "at least 8"),
+                    ("max_grad_norm", finetune.max_grad_norm < 0.0, "0 or more"),
+                    ("weight_decay", finetune.weight_decay < 0.0, "0 or more"),
+                    (
+                        "target_modules",
+                        finetune.target_modules.is_empty(),
+                        "`all-linear` or names of projections",
+                    ),
+                    ("seeds", finetune.seeds.is_empty(), "at least one, for example [0]"),
+                    ("limit", finetune.limit == Some(0), "at least 1, or leave it out"),
+                ] {
+                    if wrong {
+                        self.add(
+                            &at(key),
+                            format!("`{key}` cannot train"),
+                            "here",
+                            format!("give {need}"),
+                        );
+                    }
+                }
+            }
+            Strategy::Compose(parts) => self.composition(i, arm, parts, names),
+        }
+    }
+
+    fn composition(&mut self, i: &str, arm: &Arm, parts: &[String], names: &[&str]) {
+        let mut kinds = BTreeSet::new();
+        for (position, part) in parts.iter().enumerate() {
+            let path = ["arms", i, "strategy", "compose", &position.to_string()];
+            self.known(&path, "arm", part, names);
+            let Some(other) = self.experiment.arms.iter().find(|other| &other.name == part) else {
+                continue;
+            };
+            let kind = match other.strategy {
+                Strategy::Prompt(_) => "prompts",
+                Strategy::Rag(_) => "retrieves",
+                Strategy::Finetune(_) => "fine-tunes",
+                Strategy::Compose(_) => {
+                    let help = "name its parts instead";
+                    self.add(&path, format!("`{part}` is a composition itself"), "here", help);
+                    continue;
+                }
+            };
+            if !kinds.insert(kind) {
+                let message = format!("two parts of `{}` say how it {kind}", arm.name);
+                self.add(&path, message, "the second", "keep one");
+            }
+            if other.model != arm.model {
+                let message = format!(
+                    "`{part}` runs on model `{}`, `{}` on `{}`",
+                    other.model, arm.name, arm.model
+                );
+                self.add(&path, message, "another model", "compose arms of one model");
+            }
+            for set in self.sets_of(arm) {
+                if other.on.as_ref().is_some_and(|on| !on.contains(&set.name)) {
+                    let message =
+                        format!("`{part}` does not run on set `{}`, `{}` does", set.name, arm.name);
+                    self.add(&path, message, "here", format!("give `{}` the same `on`", arm.name));
+                }
+            }
+        }
+        if parts.len() < 2 {
+            let path = ["arms", i, "strategy"];
+            self.add(
+                &path,
+                "a composition has at least two parts",
+                "here",
+                "for example `compose: [lora, rag]`",
+            );
+        }
+    }
+
+    fn sets_of(&self, arm: &Arm) -> Vec<EvalSet> {
+        let runs = |set: &&EvalSet| arm.on.as_ref().is_none_or(|on| on.contains(&set.name));
+        self.experiment.eval_sets.iter().filter(runs).cloned().collect()
+    }
+
+    fn needs_train(&mut self, i: &str, arm: &Arm, what: &str) {
+        for set in self.sets_of(arm) {
+            if set.train.is_none() {
+                let message = format!(
+                    "arm `{}`: {what} need training rows, and set `{}` has none",
+                    arm.name, set.name
+                );
+                let help =
+                    "give the set `train: …jsonl`, or the arm `on: [sets with training rows]`";
+                self.add(&["arms", i], message, "here", help);
+            }
+        }
+    }
+
+    fn judge(&mut self) {
+        let Some(judge) = &self.experiment.judge else { return };
+        let experiment = self.experiment;
+        let models: Vec<&str> = experiment.models.keys().map(String::as_str).collect();
+        let sets: Vec<&str> = experiment.eval_sets.iter().map(|set| set.name.as_str()).collect();
+        self.known(&["judge", "model"], "model", &judge.model, &models);
+        for (position, set) in judge.on.iter().flatten().enumerate() {
+            self.known(&["judge", "on", &position.to_string()], "eval set", set, &sets);
+        }
+        let own = experiment.models.get(&judge.model);
+        for arm in &experiment.arms {
+            if !judge.allow_self_judging
+                && own.is_some()
+                && experiment.models.get(&arm.model) == own
+            {
+                let message = format!("the judge is the model of arm `{}`", arm.name);
+                let help = "judge with another model, or set `allow_self_judging: true` and every table says so";
+                self.add(&["judge", "model"], message, "judges itself", help);
+                break;
+            }
+        }
+        if judge.rubric.trim().is_empty() {
+            self.add(
+                &["judge", "rubric"],
+                "the rubric is empty",
+                "here",
+                "say what each grade means",
+            );
+        }
+        let rising = judge.grades.windows(2).all(|pair| pair[0] < pair[1]);
+        if judge.grades.len() < 2 || !rising {
+            let help = "at least two, worst to best, for example [1, 2, 3, 4, 5]";
+            self.add(&["judge", "grades"], "the grades are no scale", "here", help);
+        }
+        if judge.sample == Some(0) {
+            let help = "leave `sample` out to judge all";
+            self.add(&["judge", "sample"], "the judge judges nothing", "0", help);
+        }
+    }
+
+    fn settings(&mut self) {
+        let experiment = self.experiment;
+        let names: Vec<&str> = experiment.arms.iter().map(|arm| arm.name.as_str()).collect();
+        self.known(&["compare", "baseline"], "arm", &experiment.compare.baseline, &names);
+        for (section, key, wrong, need) in [
+            (
+                "compare",
+                "alpha",
+                !(0.0..1.0).contains(&experiment.compare.alpha) || experiment.compare.alpha == 0.0,
+                "between 0 and 1, for example 0.05",
+            ),
+            (
+                "compare",
+                "margin",
+                !(0.0..1.0).contains(&experiment.compare.margin),
+                "0 to below 1, for example 0.02",
+            ),
+            (
+                "generate",
+                "temperature",
+                experiment.generate.temperature < 0.0,
+                "0 (greedy) or more",
+            ),
+            ("generate", "max_tokens", experiment.generate.max_tokens == 0, "at least 1"),
+            (
+                "generate",
+                "top_p",
+                experiment.generate.top_p.is_some_and(|p| !(0.0..=1.0).contains(&p) || p == 0.0),
+                "more than 0, at most 1",
+            ),
+            ("run", "max_concurrency", experiment.run.max_concurrency == 0, "at least 1"),
+        ] {
+            if wrong {
+                self.add(
+                    &[section, key],
+                    format!("`{section}.{key}` is out of range"),
+                    "here",
+                    format!("give {need}"),
+                );
+            }
+        }
+        let models: Vec<&str> = experiment.models.keys().map(String::as_str).collect();
+        for name in experiment.prices.keys() {
+            self.known(&["prices", name], "model", name, &models);
+        }
+    }
+
+    fn gates(&mut self) {
+        let experiment = self.experiment;
+        let names: Vec<&str> = experiment.arms.iter().map(|arm| arm.name.as_str()).collect();
+        let sets: Vec<&str> = experiment.eval_sets.iter().map(|set| set.name.as_str()).collect();
+        let mut metrics: Vec<&str> = experiment
+            .eval_sets
+            .iter()
+            .flat_map(|set| set.scorers.iter().map(super::Scorer::name))
+            .collect();
+        if experiment.judge.is_some() {
+            metrics.push("judge");
+        }
+        for (index, gate) in experiment.gates.iter().enumerate() {
+            let i = index.to_string();
+            self.known(&["gates", &i, "arm"], "arm", &gate.arm, &names);
+            self.known(&["gates", &i, "metric"], "metric", &gate.metric, &metrics);
+            if let Some(vs) = &gate.vs {
+                self.known(&["gates", &i, "vs"], "arm", vs, &names);
+            }
+            if let Some(set) = &gate.set {
+                self.known(&["gates", &i, "set"], "eval set", set, &sets);
+            }
+            if gate.bound().is_none() {
+                let message = format!("`{}` is no condition", gate.ci_lower);
+                self.add(
+                    &["gates", &i, "ci_lower"],
+                    message,
+                    "here",
+                    "for example `\">= 0\"` or `\"> 0.5\"`",
+                );
+            }
+        }
+    }
+}
+
+impl super::Gate {
+    /// The bound and whether it may be met exactly.
+    pub fn bound(&self) -> Option<(f64, bool)> {
+        let text = self.ci_lower.trim();
+        let (number, inclusive) = match text.strip_prefix(">=") {
+            Some(rest) => (rest, true),
+            None => (text.strip_prefix('>')?, false),
+        };
+        number.trim().parse().ok().map(|bound| (bound, inclusive))
+    }
+}

@@ -1,0 +1,175 @@
+use miette::Diagnostic as _;
+
+use super::*;
+
+const GOOD: &str = "version: 1
+models: { small: { catalog: smollm2-135m-instruct }, other: { path: x } }
+judge: { model: other, rubric: 'good is 5' }
+eval_sets:
+  - { name: facts, path: e.jsonl, corpus: c.jsonl, train: t.jsonl, scorers: [exact_match, { numeric: { tolerance: 0.5 } }] }
+arms:
+  - { name: zero, model: small, strategy: prompt }
+  - { name: few, model: small, strategy: { prompt: { num_fewshot: 5 } } }
+  - { name: rag, model: small, strategy: { rag: { top_k: 2 } } }
+  - { name: lora, model: small, strategy: { finetune: { learning_rate: 2e-4, target_modules: all-linear } } }
+  - { name: both, model: small, strategy: { compose: [lora, rag] } }
+compare: { baseline: zero }
+";
+
+fn read(text: &str) -> Result<Experiment, Box<SpecError>> {
+    parse("x.yaml", "x", text, &|_| None).map(|(experiment, _)| experiment)
+}
+
+fn problems(text: &str) -> Vec<String> {
+    let error = read(text).unwrap_err();
+    let line = |offset: usize| text[..offset].matches('\n').count() + 1;
+    error
+        .problems()
+        .iter()
+        .map(|problem| {
+            let help = problem.help().map(|help| format!(" [{help}]")).unwrap_or_default();
+            format!("{}: {}{help}", line(problem.span.offset()), problem.message)
+        })
+        .collect()
+}
+
+#[track_caller]
+fn check_problem(from: &str, to: &str, expect: &str) {
+    assert!(GOOD.contains(from), "{from}");
+    assert_eq!(problems(&GOOD.replacen(from, to, 1)), [expect]);
+}
+
+#[test]
+fn a_good_file_is_read_with_its_defaults() {
+    let experiment = read(GOOD).unwrap();
+    assert_eq!(experiment.name, "x");
+    assert_eq!(experiment.eval_sets[0].scorers[0], Scorer::ExactMatch { normalize: true });
+    assert_eq!(experiment.eval_sets[0].scorers[1], Scorer::Numeric { tolerance: 0.5 });
+    let plans = resolve(&experiment);
+    assert_eq!(plans[0].prompt, Prompt::default());
+    assert_eq!(plans[4].finetune, plans[3].finetune);
+    assert_eq!(plans[4].rag.as_ref().unwrap().top_k, 2);
+    assert_eq!(plans[3].finetune.as_ref().unwrap().target_modules, ["all-linear"]);
+}
+
+#[test]
+fn a_resolved_experiment_reads_back_from_json() {
+    let experiment = read(GOOD).unwrap();
+    let json = serde_json::to_string(&experiment).unwrap();
+    assert_eq!(serde_json::from_str::<Experiment>(&json).unwrap(), experiment);
+}
+
+#[test]
+fn every_kind_of_mistake_is_placed_and_explained() {
+    check_problem("top_k: 2", "topk: 2", "9: unknown key `topk` [did you mean `top_k`?]");
+    check_problem("top_k: 2", "top_k: 0", "9: `top_k` is 0 [give at least 1]");
+    check_problem("top_k: 2", "top_k: two", "9: invalid type: string \"two\", expected u32");
+    check_problem(
+        "name: few,",
+        "name: zero,",
+        "8: two arms are called `zero` [tables and charts are keyed by arm name]",
+    );
+    check_problem(
+        "zero, model: small",
+        "zero, model: smal",
+        "7: there is no model `smal` [did you mean `small`?]",
+    );
+    check_problem(
+        "exact_match, {",
+        "exact_macth, {",
+        "5: `exact_macth` is not known here [did you mean `exact_match`?]",
+    );
+    check_problem(
+        "baseline: zero",
+        "baseline: zreo",
+        "12: there is no arm `zreo` [did you mean `zero`?]",
+    );
+    check_problem(
+        "name: zero, model: small,",
+        "name: zero,",
+        "7: `model` is missing [add `model: …` here]",
+    );
+    check_problem(
+        "[lora, rag]",
+        "[lora, few, rug]",
+        "11: there is no arm `rug` [did you mean `rag`?]",
+    );
+    check_problem(
+        "model: other, rubric",
+        "model: small, rubric",
+        "3: the judge is the model of arm `zero` [judge with another model, or set `allow_self_judging: true` and every table says so]",
+    );
+    check_problem(
+        "train: t.jsonl, ",
+        "train: '${NOPE}', ",
+        "5: the environment variable `NOPE` is not set [export NOPE=…]",
+    );
+    check_problem(
+        "corpus: c.jsonl, ",
+        "corpus: c.jsonl, slices: 3e, limit: -1, ",
+        "5: invalid value: integer `-1`, expected u32",
+    );
+    check_problem(
+        "version: 1",
+        "version: 2",
+        "1: version 2 of the file layout is not known [this program reads `version: 1`]",
+    );
+}
+
+#[test]
+fn all_problems_are_reported_at_once() {
+    let text = GOOD
+        .replace("top_k: 2", "topk: 2")
+        .replace("name: few,", "name: zero,")
+        .replace("learning_rate: 2e-4", "learning_rate: -1, seeds: []");
+    let found = problems(&text);
+    assert_eq!(found.len(), 4, "{found:#?}");
+}
+
+#[test]
+fn a_set_without_training_rows_cannot_be_tuned_on() {
+    let found = problems(&GOOD.replace("train: t.jsonl, ", ""));
+    assert_eq!(found.len(), 2, "{found:#?}");
+    assert!(
+        found[0].starts_with("8: arm `few`: few-shot examples need training rows"),
+        "{found:#?}"
+    );
+}
+
+#[test]
+fn broken_yaml_is_pointed_at() {
+    let found = problems("version: 1\nmodels: [\n");
+    assert_eq!(found.len(), 1);
+    assert!(found[0].contains("the file must be YAML"), "{found:#?}");
+}
+
+#[test]
+fn a_problem_is_shown_with_its_line() {
+    let error = read(&GOOD.replace("top_k: 2", "topk: 2")).unwrap_err();
+    let mut out = String::new();
+    miette::NarratableReportHandler::new().render_report(&mut out, error.as_ref()).unwrap();
+    assert!(out.contains("x.yaml cannot be run: 1 problem"), "{out}");
+    assert!(out.contains("label at line 9"), "{out}");
+}
+
+#[test]
+fn a_gate_reads_its_condition() {
+    let gate = |text: &str| Gate {
+        set: None,
+        metric: "m".into(),
+        arm: "a".into(),
+        vs: None,
+        ci_lower: text.into(),
+    };
+    assert_eq!(gate(">= 0.5").bound(), Some((0.5, true)));
+    assert_eq!(gate("> -1").bound(), Some((-1.0, false)));
+    assert_eq!(gate("0").bound(), None);
+}
+
+#[test]
+fn the_schema_names_every_key() {
+    let schema = schema().to_string();
+    for key in ["eval_sets", "num_fewshot", "lora_alpha", "api_key_env", "token_f1"] {
+        assert!(schema.contains(key), "{key}");
+    }
+}

@@ -1,0 +1,193 @@
+//! Prompt templates: the user's own words around a sample, in Jinja.
+//!
+//! A template is the text of the user turn; `system` is an optional turn before it. Variables:
+//! `input` (the question), `context` (retrieved text, already laid out, or empty), `passages` (the
+//! list behind it: `id`, `title`, `text`, `score`), `examples` (few-shot: `input`, `reference`),
+//! `choices` and `meta`. A template that does not mention `examples` gets them as earlier turns.
+
+use std::collections::BTreeSet;
+
+use minijinja::{Environment, Error, UndefinedBehavior, Value};
+use serde::Serialize;
+
+use crate::chat::Message;
+use crate::dataset::Sample;
+
+/// The variables a template may use.
+pub const VARIABLES: &[&str] = &["input", "context", "passages", "examples", "choices", "meta"];
+
+/// A prompt that can be laid out for any sample.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PromptTemplate {
+    /// The system turn, a template too.
+    pub system: Option<String>,
+    /// The user turn.
+    pub user: String,
+}
+
+/// A worked example shown before the question.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Example {
+    /// What was asked.
+    pub input: String,
+    /// The answer that was right.
+    pub reference: String,
+}
+
+/// A passage as a template sees it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ContextPassage {
+    /// The document or chunk it came from.
+    pub id: String,
+    /// The document's title, or empty.
+    pub title: String,
+    /// The text.
+    pub text: String,
+}
+
+impl PromptTemplate {
+    /// The default user turn: context when there is some, then the question.
+    pub const DEFAULT: &str = "{% if context %}{{ context }}\n\n{% endif %}{{ input }}";
+
+    /// Compiles both parts and names every variable that no sample could fill.
+    ///
+    /// # Errors
+    /// The first Jinja error, with its line.
+    pub fn unknown_variables(&self) -> Result<Vec<String>, Error> {
+        let mut unknown = BTreeSet::new();
+        for source in self.system.iter().chain([&self.user]) {
+            let environment = environment();
+            for name in environment.template_from_str(source)?.undeclared_variables(false) {
+                if !VARIABLES.contains(&name.as_str()) {
+                    unknown.insert(name);
+                }
+            }
+        }
+        Ok(unknown.into_iter().collect())
+    }
+
+    /// True when the template lays out `variable` itself.
+    pub fn mentions(&self, variable: &str) -> bool {
+        let environment = environment();
+        self.system.iter().chain([&self.user]).any(|source| {
+            environment
+                .template_from_str(source)
+                .is_ok_and(|template| template.undeclared_variables(false).contains(variable))
+        })
+    }
+
+    /// The turns for one sample.
+    ///
+    /// # Errors
+    /// A template that fails on this sample.
+    pub fn messages(
+        &self,
+        sample: &Sample,
+        examples: &[Example],
+        passages: &[ContextPassage],
+    ) -> Result<Vec<Message>, Error> {
+        let values = |input: &str, passages: &[ContextPassage], examples: &[Example]| {
+            minijinja::context! {
+                input => input,
+                context => layout(passages),
+                passages => passages,
+                examples => examples,
+                choices => sample.choices,
+                meta => sample.meta,
+            }
+        };
+        let mut messages = Vec::with_capacity(2 + 2 * examples.len());
+        let shown = values(&sample.input, passages, examples);
+        if let Some(system) = &self.system {
+            messages.push(Message::system(render(system, &shown)?));
+        }
+        if !self.mentions("examples") {
+            for example in examples {
+                let earlier = values(&example.input, &[], &[]);
+                messages.push(Message::user(render(&self.user, &earlier)?));
+                messages.push(Message::assistant(example.reference.clone()));
+            }
+        }
+        messages.push(Message::user(render(&self.user, &shown)?));
+        Ok(messages)
+    }
+}
+
+/// Passages as text, numbered so that an answer can cite `[1]`.
+fn layout(passages: &[ContextPassage]) -> String {
+    let mut text = String::new();
+    for (index, passage) in passages.iter().enumerate() {
+        if index > 0 {
+            text.push_str("\n\n");
+        }
+        text.push_str(&format!("[{}] ", index + 1));
+        if !passage.title.is_empty() {
+            text.push_str(&passage.title);
+            text.push_str(": ");
+        }
+        text.push_str(&passage.text);
+    }
+    text
+}
+
+fn render(source: &str, values: &Value) -> Result<String, Error> {
+    environment().render_str(source, values).map(|text| text.trim_end().to_owned())
+}
+
+fn environment() -> Environment<'static> {
+    let mut environment = Environment::new();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prompt(user: &str) -> PromptTemplate {
+        PromptTemplate { system: None, user: user.into() }
+    }
+
+    fn sample(input: &str) -> Sample {
+        Sample { input: input.into(), ..Sample::default() }
+    }
+
+    fn example() -> Example {
+        Example { input: "1+1?".into(), reference: "2".into() }
+    }
+
+    #[test]
+    fn examples_become_earlier_turns_unless_the_template_lays_them_out() {
+        let turns = prompt("Q: {{ input }}").messages(&sample("2+2?"), &[example()], &[]).unwrap();
+        let texts: Vec<&str> = turns.iter().map(|turn| turn.content.as_str()).collect();
+        assert_eq!(texts, ["Q: 1+1?", "2", "Q: 2+2?"]);
+
+        let inline = prompt(
+            "{% for e in examples %}{{ e.input }} {{ e.reference }}\n{% endfor %}{{ input }}",
+        );
+        let turns = inline.messages(&sample("2+2?"), &[example()], &[]).unwrap();
+        assert_eq!(turns, [Message::user("1+1? 2\n2+2?")]);
+    }
+
+    #[test]
+    fn context_is_numbered_and_titled() {
+        let passage =
+            ContextPassage { id: "d".into(), title: "Bridges".into(), text: "Old.".into() };
+        let turns =
+            prompt(PromptTemplate::DEFAULT).messages(&sample("How old?"), &[], &[passage]).unwrap();
+        assert_eq!(turns, [Message::user("[1] Bridges: Old.\n\nHow old?")]);
+    }
+
+    #[test]
+    fn an_unknown_variable_is_named_before_anything_runs() {
+        assert_eq!(prompt("{{ question }} {{ input }}").unknown_variables().unwrap(), ["question"]);
+        assert!(prompt("{% if %}").unknown_variables().is_err());
+    }
+
+    #[test]
+    fn braces_in_a_sample_are_text() {
+        let turns = prompt("{{ input }}").messages(&sample("{{ 1 }}"), &[], &[]).unwrap();
+        assert_eq!(turns, [Message::user("{{ 1 }}")]);
+    }
+}
