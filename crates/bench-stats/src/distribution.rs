@@ -1,0 +1,54 @@
+//! Quantiles and tail areas of the few distributions the tests stand on.
+
+use statrs::{
+    distribution::{ContinuousCDF, Normal, StudentsT},
+    function::{beta::beta_reg, gamma::ln_gamma},
+};
+
+/// `P(Z <= z)` of the standard normal.
+pub(crate) fn normal_cdf(z: f64) -> f64 {
+    Normal::standard().cdf(z)
+}
+
+/// The standard normal quantile; `p` strictly between 0 and 1.
+pub(crate) fn normal_quantile(p: f64) -> f64 {
+    Normal::standard().inverse_cdf(p)
+}
+
+/// The two-sided normal critical value of a confidence level, 1.96 for 0.95.
+pub(crate) fn critical(level: f64) -> f64 {
+    normal_quantile(f64::midpoint(1.0, level))
+}
+
+/// `P(T <= t)` of Student's t. Beyond 10^7 degrees of freedom it is the normal.
+pub(crate) fn t_cdf(t: f64, degrees: f64) -> f64 {
+    student(degrees).map_or_else(|| normal_cdf(t), |student| student.cdf(t))
+}
+
+/// The two-sided critical value of Student's t for a confidence level.
+pub(crate) fn t_critical(level: f64, degrees: f64) -> f64 {
+    let p = f64::midpoint(1.0, level);
+    student(degrees).map_or_else(|| normal_quantile(p), |student| student.inverse_cdf(p))
+}
+
+fn student(degrees: f64) -> Option<StudentsT> {
+    (degrees < 1e7).then(|| StudentsT::new(0.0, 1.0, degrees).ok()).flatten()
+}
+
+/// `P(X <= k)` for `X ~ Binomial(n, p)`.
+pub(crate) fn binomial_cdf(k: i64, n: i64, p: f64) -> f64 {
+    if k < 0 {
+        0.0
+    } else if k >= n {
+        1.0
+    } else {
+        beta_reg((n - k) as f64, k as f64 + 1.0, 1.0 - p)
+    }
+}
+
+/// `P(X = k)` for `X ~ Binomial(n, p)`, `0 < p < 1`.
+pub(crate) fn binomial_pmf(k: i64, n: i64, p: f64) -> f64 {
+    let [k, n] = [k as f64, n as f64];
+    let choose = ln_gamma(n + 1.0) - ln_gamma(k + 1.0) - ln_gamma(n - k + 1.0);
+    (choose + k * p.ln() + (n - k) * (-p).ln_1p()).exp()
+}

@@ -1,0 +1,281 @@
+//! A mean with its standard error and interval.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    bootstrap::{Units, acceleration, bca, expanded_critical, mean, variance},
+    distribution::{critical, t_critical},
+};
+
+/// What every analysis is told.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Options {
+    /// Confidence level of intervals, 0.95.
+    pub level: f64,
+    /// Error rate of tests over the whole family of comparisons, 0.05.
+    pub alpha: f64,
+    /// The largest difference that does not matter, in the units of the score. Without it nothing
+    /// can be called equivalent.
+    pub margin: Option<f64>,
+    /// Power that advice on sample sizes aims for, 0.8.
+    pub power: f64,
+    /// Bootstrap draws and random sign flips, 10,000.
+    pub draws: usize,
+    /// Seed of all resampling.
+    pub seed: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { level: 0.95, alpha: 0.05, margin: None, power: 0.8, draws: 10_000, seed: 0 }
+    }
+}
+
+/// How an interval was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// Wilson's score interval of a proportion (Wilson 1927).
+    Wilson,
+    /// Wilson's interval at the effective sample size that clustering leaves, with Student's t
+    /// (Korn and Graubard 1998; Dean and Pagano 2015).
+    WilsonClustered,
+    /// Bias-corrected and accelerated bootstrap (Efron 1987), expanded for small samples.
+    Bca,
+    /// Student's t on a cluster-robust (CR1) standard error, clusters minus one degrees of freedom.
+    ClusterRobust,
+    /// Tango's score interval of a paired difference of proportions (Tango 1998).
+    Tango,
+    /// All values are equal: the interval has no width, because the sample shows no spread.
+    Constant,
+}
+
+/// A mean with its uncertainty, in the units of the score.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Estimate {
+    /// Values in the mean.
+    pub n: usize,
+    /// Clusters they fall into, where samples share one.
+    pub clusters: Option<usize>,
+    /// The mean.
+    pub mean: f64,
+    /// Its standard error, cluster-robust where there are clusters.
+    pub standard_error: f64,
+    /// Lower end of the interval.
+    pub low: f64,
+    /// Upper end of the interval.
+    pub high: f64,
+    /// Confidence level of the interval.
+    pub level: f64,
+    /// How the interval was made.
+    pub method: Method,
+}
+
+/// Which samples belong together (document, template, author).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Clusters(Option<Vec<u32>>);
+
+impl Clusters {
+    /// Every sample stands for itself.
+    pub fn none() -> Clusters {
+        Clusters(None)
+    }
+
+    /// One label per sample, in the order of the scores. Labels that are all different are no clusters.
+    pub fn from_labels<L: Ord>(labels: impl IntoIterator<Item = L>) -> Clusters {
+        let mut ids = BTreeMap::new();
+        let members: Vec<u32> = labels
+            .into_iter()
+            .map(|label| {
+                let next = ids.len() as u32;
+                *ids.entry(label).or_insert(next)
+            })
+            .collect();
+        Clusters((ids.len() < members.len()).then_some(members))
+    }
+
+    /// Samples that have a label; `None` without clusters.
+    pub(crate) fn len(&self) -> Option<usize> {
+        self.0.as_ref().map(Vec::len)
+    }
+
+    /// The clusters of the samples at `kept`.
+    pub(crate) fn select(&self, kept: &[usize]) -> Clusters {
+        self.0
+            .as_ref()
+            .map_or_else(Clusters::none, |ids| Clusters::from_labels(kept.iter().map(|&i| ids[i])))
+    }
+
+    pub(crate) fn is_some(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Sums a row of columns per sample into a row per unit; without clusters the rows themselves.
+    pub(crate) fn sum_rows(&self, rows: Vec<Vec<f64>>) -> Vec<Vec<f64>> {
+        let Some(ids) = &self.0 else { return rows };
+        let mut sums: BTreeMap<u32, Vec<f64>> = BTreeMap::new();
+        for (id, row) in ids.iter().zip(rows) {
+            match sums.get_mut(id) {
+                Some(sum) => sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += x),
+                None => drop(sums.insert(*id, row)),
+            }
+        }
+        sums.into_values().collect()
+    }
+}
+
+/// Wilson's score interval of a proportion. `None` without trials.
+pub fn wilson(successes: usize, n: usize, level: f64) -> Option<Estimate> {
+    if n == 0 {
+        return None;
+    }
+    let mean = successes as f64 / n as f64;
+    let (low, high) = wilson_ends(mean, n as f64, critical(level));
+    Some(Estimate {
+        n,
+        clusters: None,
+        mean,
+        standard_error: (mean * (1.0 - mean) / n as f64).sqrt(),
+        low,
+        high,
+        level,
+        method: Method::Wilson,
+    })
+}
+
+fn wilson_ends(p: f64, n: f64, z: f64) -> (f64, f64) {
+    let squared = z * z / n;
+    let centre = (p + squared / 2.0) / (1.0 + squared);
+    let half = z / (1.0 + squared) * (p * (1.0 - p) / n + squared / (4.0 * n)).sqrt();
+    // Rounding must not put the end a hair inside a proportion of 0 or 1.
+    ((centre - half).clamp(0.0, p), (centre + half).clamp(p, 1.0))
+}
+
+/// The mean of scores: Wilson when all are 0 or 1, bootstrap otherwise, cluster-robust where samples
+/// share a cluster. `None` without a score, with a score that is not finite, with labels that do not
+/// match the scores, or where a spread cannot be had: a single score that is neither 0 nor 1, or a
+/// single cluster.
+pub fn estimate(values: &[f64], clusters: &Clusters, options: &Options) -> Option<Estimate> {
+    estimate_with(values, clusters, options, || {
+        let n = values.len() as f64;
+        Units::from_column(values)
+            .resample(options.draws, options.seed)
+            .rows()
+            .map(|row| row[0] / n)
+            .collect()
+    })
+}
+
+/// As [`estimate`], with the replicates of the mean from elsewhere, asked for only when needed.
+pub(crate) fn estimate_with(
+    values: &[f64],
+    clusters: &Clusters,
+    options: &Options,
+    replicates: impl FnOnce() -> Vec<f64>,
+) -> Option<Estimate> {
+    let n = values.len();
+    if n == 0
+        || values.iter().any(|x| !x.is_finite())
+        || clusters.len().is_some_and(|labels| labels != n)
+    {
+        return None;
+    }
+    let level = options.level;
+    let binary = is_binary(values);
+    if clusters.is_some() {
+        return clustered(values, clusters, binary, level);
+    }
+    if binary {
+        return wilson(values.iter().filter(|&&x| x > 0.5).count(), n, level);
+    }
+    if n < 2 {
+        return None;
+    }
+    let mean = mean(values);
+    let base = Estimate {
+        n,
+        clusters: None,
+        mean,
+        standard_error: 0.0,
+        low: mean,
+        high: mean,
+        level,
+        method: Method::Constant,
+    };
+    if is_constant(values) {
+        return Some(base);
+    }
+    let (low, high) = bca(&replicates(), mean, acceleration(values), expanded_critical(n, level))?;
+    let standard_error = (variance(values) / n as f64).sqrt();
+    Some(Estimate { standard_error, low, high, method: Method::Bca, ..base })
+}
+
+fn clustered(values: &[f64], clusters: &Clusters, binary: bool, level: f64) -> Option<Estimate> {
+    let robust = ClusterRobust::new(values, clusters)?;
+    let (n, mean) = (values.len(), mean(values));
+    let t = t_critical(level, robust.degrees);
+    let base = Estimate {
+        n,
+        clusters: Some(robust.clusters),
+        mean,
+        standard_error: robust.standard_error,
+        low: mean - t * robust.standard_error,
+        high: mean + t * robust.standard_error,
+        level,
+        method: Method::ClusterRobust,
+    };
+    if binary {
+        let spread = mean * (1.0 - mean);
+        // Without spread nothing is known of the clustering, so each cluster counts once.
+        let effective = if spread > 0.0 {
+            spread / robust.standard_error.powi(2)
+        } else {
+            robust.clusters as f64
+        };
+        let (low, high) = wilson_ends(mean, effective.min(n as f64), t);
+        return Some(Estimate { low, high, method: Method::WilsonClustered, ..base });
+    }
+    Some(if is_constant(values) { Estimate { method: Method::Constant, ..base } } else { base })
+}
+
+/// The standard error of a mean whose values share clusters: CR1, that is
+/// `G / (G - 1) * sum over clusters of (sum of residuals)^2 / n^2` (Liang and Zeger 1986).
+pub(crate) struct ClusterRobust {
+    pub(crate) clusters: usize,
+    pub(crate) standard_error: f64,
+    pub(crate) degrees: f64,
+}
+
+impl ClusterRobust {
+    /// `None` with fewer than two clusters.
+    pub(crate) fn new(values: &[f64], clusters: &Clusters) -> Option<ClusterRobust> {
+        let mean = mean(values);
+        let residuals = clusters.sum_rows(values.iter().map(|x| vec![x - mean]).collect());
+        let g = residuals.len() as f64;
+        let squares: f64 = residuals.iter().map(|row| row[0] * row[0]).sum();
+        let standard_error = (g / (g - 1.0) * squares).sqrt() / values.len() as f64;
+        (g > 1.0).then_some(ClusterRobust {
+            clusters: residuals.len(),
+            standard_error,
+            degrees: g - 1.0,
+        })
+    }
+}
+
+#[expect(clippy::float_cmp, reason = "a right answer scores exactly 1, a wrong one exactly 0")]
+pub(crate) fn is_binary(values: &[f64]) -> bool {
+    values.iter().all(|&x| x == 0.0 || x == 1.0)
+}
+
+pub(crate) fn is_constant(values: &[f64]) -> bool {
+    let (low, high) = range(values);
+    high - low <= 1e-12 * low.abs().max(high.abs())
+}
+
+pub(crate) fn range(values: &[f64]) -> (f64, f64) {
+    values
+        .iter()
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), &x| (low.min(x), high.max(x)))
+}

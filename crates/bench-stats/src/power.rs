@@ -1,0 +1,155 @@
+//! How many samples a comparison needs, and what difference a number of samples can show.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    distribution::{binomial_cdf, binomial_pmf, normal_cdf, normal_quantile},
+    interval::Options,
+};
+
+/// No advice beyond this many samples.
+const MOST_SAMPLES: usize = 10_000_000;
+
+/// Discordant samples up to which McNemar's power is summed exactly.
+const EXACT_DISCORDANT: f64 = 1_000.0;
+
+/// How much paired differences vary: seen, or guessed when planning.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Spread {
+    /// Share of samples that exactly one of two arms gets right, for scores of 0 and 1.
+    Discordance(f64),
+    /// Standard deviation of the paired difference of a sample, for other scores.
+    StandardDeviation(f64),
+}
+
+/// The chance that a comparison of `n` samples finds a true `difference` at `alpha`, two-sided: exact
+/// for McNemar's test while discordant samples number up to a thousand, normal beyond and otherwise.
+pub fn power(difference: f64, spread: Spread, n: usize, alpha: f64) -> f64 {
+    let difference = difference.abs();
+    match spread {
+        Spread::Discordance(share) => {
+            let share = share.clamp(difference, 1.0);
+            if n as f64 * share <= EXACT_DISCORDANT {
+                mcnemar_power(n as i64, share, difference, alpha)
+            } else {
+                let z = normal_quantile(1.0 - alpha / 2.0);
+                let deviation = (share - difference * difference).max(1e-12).sqrt();
+                // Connor 1987; the half step that the exact test loses is taken off.
+                let seen = difference * (n as f64).sqrt() - 1.0 / (n as f64).sqrt();
+                normal_cdf((seen - z * share.sqrt()) / deviation)
+            }
+        }
+        Spread::StandardDeviation(deviation) => {
+            let z = normal_quantile(1.0 - alpha / 2.0);
+            // The estimated deviation costs about z^2 / 2 samples (Guenther 1981).
+            let n = (n as f64 - z * z / 2.0).max(0.0);
+            normal_cdf(difference * n.sqrt() / deviation.max(1e-12) - z)
+        }
+    }
+}
+
+/// Samples after which a true `difference` is found with `options.power` in a family of `comparisons`
+/// (at `alpha / comparisons`, Holm's first step). `None` for no difference or beyond ten million.
+pub fn samples_for_difference(
+    difference: f64,
+    spread: Spread,
+    comparisons: usize,
+    options: &Options,
+) -> Option<usize> {
+    let alpha = options.alpha / comparisons.max(1) as f64;
+    smallest(|n| power(difference, spread, n, alpha) >= options.power)
+}
+
+/// Samples after which two one-sided tests find equivalence within `margin` with `options.power` if
+/// the true difference is `difference`. `None` when it is not inside the margin.
+pub fn samples_for_equivalence(
+    difference: f64,
+    spread: Spread,
+    margin: f64,
+    comparisons: usize,
+    options: &Options,
+) -> Option<usize> {
+    let z = normal_quantile(1.0 - options.alpha / comparisons.max(1) as f64);
+    // A spread of nothing would promise too much: at least one sample in a hundred may differ.
+    let deviation = match spread {
+        Spread::Discordance(share) => (share.max(0.01) - difference * difference).max(0.0).sqrt(),
+        Spread::StandardDeviation(deviation) => deviation,
+    };
+    let reach = |gap: f64, n: usize| normal_cdf(gap * (n as f64).sqrt() / deviation.max(1e-12) - z);
+    if difference.abs() >= margin {
+        return None;
+    }
+    smallest(|n| {
+        reach(margin - difference, n) + reach(margin + difference, n) - 1.0 >= options.power
+    })
+}
+
+/// The smallest difference that `n` samples find with `options.power` in a family of `comparisons`,
+/// in the units of the score: what `bench plan` prints. For [`Spread::Discordance`] the true
+/// discordance is taken to be at least the difference. `None` when even the largest possible
+/// difference would be missed.
+pub fn minimum_detectable_difference(
+    n: usize,
+    spread: Spread,
+    comparisons: usize,
+    options: &Options,
+) -> Option<f64> {
+    let alpha = options.alpha / comparisons.max(1) as f64;
+    let found = |difference: f64| power(difference, spread, n, alpha) >= options.power;
+    let mut high = match spread {
+        Spread::Discordance(_) => 1.0,
+        Spread::StandardDeviation(deviation) => 100.0 * deviation,
+    };
+    if !found(high) {
+        return None;
+    }
+    let mut low = 0.0;
+    for _ in 0..40 {
+        let middle = f64::midpoint(low, high);
+        if found(middle) { high = middle } else { low = middle }
+    }
+    Some(high)
+}
+
+/// The smallest `n` that is enough, by doubling and halving.
+fn smallest(enough: impl Fn(usize) -> bool) -> Option<usize> {
+    let mut high = 2;
+    while !enough(high) {
+        high *= 2;
+        if high > MOST_SAMPLES {
+            return None;
+        }
+    }
+    let mut low = high / 2;
+    while high - low > 1 {
+        let middle = usize::midpoint(low, high);
+        if enough(middle) { high = middle } else { low = middle }
+    }
+    Some(high)
+}
+
+/// The exact power of the exact McNemar test: over the number of discordant samples, the chance that
+/// the binomial test of it rejects in the right direction or the wrong one.
+fn mcnemar_power(n: i64, share: f64, difference: f64, alpha: f64) -> f64 {
+    if share <= 0.0 {
+        return 0.0;
+    }
+    let first = f64::midpoint(1.0, (difference / share).min(1.0));
+    let (centre, deviation) = (n as f64 * share, (n as f64 * share * (1.0 - share)).sqrt());
+    let from = ((centre - 7.0 * deviation).floor() as i64).max(0);
+    let to = ((centre + 7.0 * deviation).ceil() as i64).min(n);
+    // Rejected when at most `edge` samples fall on one side; the edge moves by at most one a step.
+    let mut edge = -1;
+    let mut total = 0.0;
+    for m in from..=to {
+        while 2.0 * binomial_cdf(edge + 1, m, 0.5) <= alpha {
+            edge += 1;
+        }
+        let chance = if share < 1.0 { binomial_pmf(m, n, share) } else { f64::from(m == n) };
+        if edge >= 0 && chance > 0.0 {
+            total += chance * (binomial_cdf(edge, m, 1.0 - first) + binomial_cdf(edge, m, first));
+        }
+    }
+    total
+}
