@@ -1,1 +1,3 @@
 //! Trains adapters and imports models, on candle.
+
+pub mod import;
