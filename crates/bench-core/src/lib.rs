@@ -10,5 +10,6 @@ pub mod digest;
 pub mod manifest;
 pub mod plan;
 pub mod record;
+pub mod retrieval;
 pub mod spec;
 pub mod template;

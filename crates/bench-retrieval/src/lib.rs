@@ -1,1 +1,26 @@
-//! Chunks, exact vector index, BM25 and fusion.
+//! Retrieval without a server or a model of its own: chunks, an exact vector index in a
+//! memory-mapped file, BM25, an embedder that hashes words, a cache around any embedder, and the
+//! measures of a ranking. Knows nothing of ONNX, HTTP or Qdrant.
+
+mod bm25;
+mod cache;
+mod chunk;
+mod exact;
+mod hashing;
+mod index;
+pub mod metrics;
+mod text;
+
+pub use bm25::Bm25;
+pub use cache::CachedEmbedder;
+pub use exact::{ExactIndex, OpenError};
+pub use hashing::HashingEmbedder;
+pub use index::ExactIndexer;
+pub use text::English;
+
+use bench_core::backend::BackendError;
+
+/// A failure that no later request can undo, for example a full disk.
+fn fatal(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> BackendError {
+    BackendError::fatal("retrieval", error)
+}
