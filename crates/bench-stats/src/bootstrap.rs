@@ -13,7 +13,12 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use crate::distribution::{normal_cdf, normal_quantile, t_critical};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    distribution::{normal_cdf, normal_quantile, t_critical},
+    interval::Options,
+};
 
 /// Columns summed together: one cache line of `f64`.
 const LANES: usize = 8;
@@ -178,4 +183,50 @@ pub(crate) fn mean(values: &[f64]) -> f64 {
 pub(crate) fn variance(values: &[f64]) -> f64 {
     let mean = mean(values);
     values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (values.len() as f64 - 1.0)
+}
+
+/// A statistic that is a function of column sums over units, with its bias-corrected and accelerated
+/// bootstrap interval; the acceleration is the jackknife's. Resamples where the statistic does not
+/// exist (a single grade left) are dropped.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Coefficient {
+    /// Units that it is computed from.
+    pub n: usize,
+    /// The statistic.
+    pub value: f64,
+    /// Lower end of its interval.
+    pub low: f64,
+    /// Upper end of its interval.
+    pub high: f64,
+    /// Confidence level of the interval.
+    pub level: f64,
+}
+
+/// `None` with fewer than two units, or where the statistic of all units does not exist.
+pub(crate) fn coefficient(
+    rows: Vec<Vec<f64>>,
+    statistic: impl Fn(&[f64]) -> Option<f64>,
+    options: &Options,
+) -> Option<Coefficient> {
+    let n = rows.len();
+    if n < 2 {
+        return None;
+    }
+    let mut total = vec![0.0; rows[0].len()];
+    for row in &rows {
+        total.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+    }
+    let value = statistic(&total)?;
+    let without = |row: &Vec<f64>| {
+        statistic(&total.iter().zip(row).map(|(sum, x)| sum - x).collect::<Vec<_>>())
+    };
+    let jackknife: Vec<f64> = rows.iter().filter_map(without).map(|x| -x).collect();
+    let acceleration = acceleration(&jackknife);
+    let replicates: Vec<f64> = Units::new(rows)
+        .resample(options.draws, options.seed)
+        .rows()
+        .filter_map(statistic)
+        .collect();
+    let (low, high) = bca(&replicates, value, acceleration, expanded_critical(n, options.level))?;
+    Some(Coefficient { n, value, low, high, level: options.level })
 }

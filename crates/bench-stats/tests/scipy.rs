@@ -4,8 +4,9 @@
 #![expect(clippy::unwrap_used, reason = "a test panics when a fact does not hold")]
 
 use bench_stats::{
-    Clusters, Options, Test, acceleration, bca, compare, estimate, expanded_critical, holm,
-    mcnemar_exact, tost, wilson,
+    Clusters, Options, PairCount, Scale, Test, Weighting, acceleration, bca, bradley_terry,
+    cohens_kappa, compare, estimate, expanded_critical, holm, krippendorff_alpha, mcnemar_exact,
+    tost, wilson,
 };
 use serde_json::Value;
 
@@ -146,5 +147,85 @@ fn tango_interval_and_equivalence_equal_a_search_of_the_likelihood() {
         close(ours.low, number(&case, "low"), 1e-6);
         close(ours.high, number(&case, "high"), 1e-6);
         close(tost(&ours, number(&case, "margin")), number(&case, "tost"), 1e-6);
+    }
+}
+
+#[test]
+fn kappa_equals_scikit_learn() {
+    for case in cases("kappa") {
+        let (a, b) = (numbers(&case, "a"), numbers(&case, "b"));
+        for (weighting, key) in [
+            (Weighting::Plain, "none"),
+            (Weighting::Linear, "linear"),
+            (Weighting::Quadratic, "quadratic"),
+        ] {
+            let ours =
+                cohens_kappa(&a, &b, weighting, &Options { draws: 500, ..Options::default() })
+                    .unwrap();
+            close(ours.value, number(&case, key), 1e-10);
+            assert!(ours.low < ours.value && ours.value < ours.high);
+        }
+    }
+}
+
+#[test]
+fn alpha_equals_the_krippendorff_package() {
+    for case in cases("alpha") {
+        let row = |row: &Value| row.as_array().unwrap().iter().map(Value::as_f64).collect();
+        let grades: Vec<Vec<Option<f64>>> =
+            case["grades"].as_array().unwrap().iter().map(row).collect();
+        for (scale, key) in [
+            (Scale::Nominal, "nominal"),
+            (Scale::Ordinal, "ordinal"),
+            (Scale::Interval, "interval"),
+        ] {
+            let ours =
+                krippendorff_alpha(&grades, scale, &Options { draws: 500, ..Options::default() })
+                    .unwrap();
+            close(ours.value, number(&case, key), 1e-10);
+            assert!(ours.low < ours.value && ours.value < ours.high);
+        }
+    }
+}
+
+#[test]
+fn bradley_terry_equals_choix_and_its_information() {
+    for case in cases("bradley_terry") {
+        let wins: Vec<Vec<f64>> = case["wins"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|row| row.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect())
+            .collect();
+        let k = wins.len();
+        let pair = |i: usize, j: usize| {
+            let ties = usize::from(wins[i][j].fract() > 0.0);
+            let whole = |x: f64| (x - ties as f64 / 2.0) as usize;
+            PairCount {
+                a: i.to_string(),
+                b: j.to_string(),
+                a_wins: whole(wins[i][j]),
+                b_wins: whole(wins[j][i]),
+                ties,
+            }
+        };
+        let counts: Vec<PairCount> =
+            (0..k).flat_map(|i| (i + 1..k).map(move |j| (i, j))).map(|(i, j)| pair(i, j)).collect();
+        let ours = bradley_terry(&counts, 0.95).unwrap();
+        let theirs = numbers(&case, "strength").into_iter().zip(numbers(&case, "standard_error"));
+        for (ours, (strength, error)) in ours.iter().zip(theirs) {
+            close(ours.strength, strength, 1e-6);
+            close(ours.standard_error, error, 1e-6);
+        }
+    }
+}
+
+#[test]
+fn quantiles_of_student_equal_scipy() {
+    for case in cases("t_quantiles") {
+        let (degrees, level, t) =
+            (number(&case, "degrees"), number(&case, "level"), number(&case, "t"));
+        let n = degrees as usize + 1;
+        close(expanded_critical(n, level) / (n as f64 / degrees).sqrt() / t, 1.0, 1e-9);
     }
 }

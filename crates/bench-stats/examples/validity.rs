@@ -1,0 +1,500 @@
+//! Simulated proof that the statistics are right: coverage, error rates, sample sizes.
+//!
+//! `cargo run --release -p bench-stats --example validity [validity.json]` prints Markdown tables and
+//! writes the same figures as JSON.
+#![expect(clippy::print_stdout, reason = "the tables are what this program is for")]
+
+use std::collections::BTreeMap;
+
+use bench_stats::{
+    ArmScores, Clusters, ConfidenceSequence, Confusion, Options, Pairs, Spread, StopRule, Utility,
+    Verdict, analyse, compare, compare_seeds, decide, estimate, ppi_mean, rogan_gladen,
+    samples_for_difference,
+};
+use rand::{Rng, SeedableRng, seq::SliceRandom};
+use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
+use serde_json::{Value, json};
+
+type Random = ChaCha8Rng;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let sections: [(&str, Section); 7] = [
+        ("Coverage of 95 % intervals", coverage),
+        ("False differences and false winners among 6 equal arms", false_winners),
+        ("Predicted against simulated sample sizes (power 0.8)", sample_sizes),
+        ("Size of the equivalence test at the margin", equivalence),
+        ("Sequential rule, peeking after every sample of 2,000", sequential),
+        ("Judge scores corrected by human labels (truth 60 %)", corrected),
+        ("Coverage with training seeds", seeds),
+    ];
+    let mut all = BTreeMap::new();
+    for (title, section) in sections {
+        let rows = section();
+        println!("\n### {title}\n");
+        let columns: Vec<&str> =
+            rows.iter().flatten().map(|(name, _)| *name).take(rows[0].len()).collect();
+        println!("| {} |\n|{}", columns.join(" | "), "---|".repeat(columns.len()));
+        for row in &rows {
+            let cells: Vec<String> = row.iter().map(|(_, value)| cell(value)).collect();
+            println!("| {} |", cells.join(" | "));
+        }
+        let rows: Vec<Value> = rows
+            .into_iter()
+            .map(|row| row.into_iter().map(|(k, v)| (k.to_owned(), v)).collect())
+            .collect();
+        all.insert(title, rows);
+    }
+    if let Some(path) = std::env::args_os().nth(1) {
+        std::fs::write(path, serde_json::to_string_pretty(&all)? + "\n")?;
+    }
+    Ok(())
+}
+
+type Row = Vec<(&'static str, Value)>;
+type Section = fn() -> Vec<Row>;
+
+/// Coverage at a number of samples.
+type Cover<'a> = Box<dyn Fn(usize) -> f64 + 'a>;
+
+fn cell(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Number(number) if number.is_f64() => {
+            format!("{:.4}", number.as_f64().unwrap_or(f64::NAN))
+        }
+        other => other.to_string(),
+    }
+}
+
+/// The mean of a figure over simulated runs, each with its own stream.
+fn simulate(runs: usize, figure: impl Fn(&mut Random) -> f64 + Sync) -> f64 {
+    let run = |i: usize| {
+        let mut random = Random::seed_from_u64(20_240_501);
+        random.set_stream(i as u64);
+        figure(&mut random)
+    };
+    (0..runs).into_par_iter().map(run).sum::<f64>() / runs as f64
+}
+
+fn yes(holds: bool) -> f64 {
+    f64::from(u8::from(holds))
+}
+
+fn holds(low: f64, truth: f64, high: f64) -> f64 {
+    yes(low <= truth && truth <= high)
+}
+
+fn options(draws: usize) -> Options {
+    Options { draws, ..Options::default() }
+}
+
+fn normal(random: &mut Random) -> f64 {
+    let [u, v]: [f64; 2] = random.random();
+    (-2.0 * (1.0 - u).ln()).sqrt() * (std::f64::consts::TAU * v).cos()
+}
+
+/// Beta(1/2, 2) by its density: a square of a uniform, kept with probability `1 - x`.
+fn skewed(random: &mut Random) -> f64 {
+    loop {
+        let x = random.random::<f64>().powi(2);
+        if random.random::<f64>() < 1.0 - x {
+            return x;
+        }
+    }
+}
+
+fn likert(random: &mut Random) -> f64 {
+    let u: f64 = random.random();
+    [0.05, 0.15, 0.30, 0.60].iter().map(|&edge| yes(u >= edge)).sum::<f64>() / 4.0
+}
+
+const LIKERT_MEAN: f64 = (0.95 + 0.85 + 0.70 + 0.40) / 4.0;
+
+fn coverage() -> Vec<Row> {
+    const RUNS: usize = 4000;
+    let draws = |n: usize| if n < 1000 { 2000 } else { 1000 };
+    let mean_of = |n: usize, truth: f64, draw: fn(&mut Random) -> f64| {
+        simulate(RUNS, |random| {
+            let values: Vec<f64> = (0..n).map(|_| draw(random)).collect();
+            estimate(&values, &Clusters::none(), &options(draws(n)))
+                .map_or(0.0, |e| holds(e.low, truth, e.high))
+        })
+    };
+    let bernoulli = |n: usize, lowest: f64, highest: f64| {
+        simulate(10 * RUNS, |random| {
+            let p = lowest + (highest - lowest) * random.random::<f64>();
+            let values: Vec<f64> = (0..n).map(|_| yes(random.random::<f64>() < p)).collect();
+            estimate(&values, &Clusters::none(), &options(1))
+                .map_or(0.0, |e| holds(e.low, p, e.high))
+        })
+    };
+    // Five samples of a cluster share its luck.
+    let clustered = |n: usize, binary: bool| {
+        let clusters = Clusters::from_labels((0..n).map(|i| i / 5));
+        simulate(RUNS, |random| {
+            let mut values = Vec::with_capacity(n);
+            while values.len() < n {
+                let luck = 0.3 * (random.random::<f64>() - 0.5);
+                for _ in 0..5 {
+                    let p = 0.6 + luck;
+                    let u: f64 = random.random();
+                    values.push(if binary { yes(u < p) } else { p + 0.4 * (u - 0.5) });
+                }
+            }
+            estimate(&values, &clusters, &options(1)).map_or(0.0, |e| holds(e.low, 0.6, e.high))
+        })
+    };
+    let paired_binary = |n: usize| {
+        simulate(10 * RUNS, |random| {
+            let (discordant, share) =
+                (0.05 + 0.45 * random.random::<f64>(), 0.2 + 0.6 * random.random::<f64>());
+            let (a, b): (Vec<f64>, Vec<f64>) = (0..n)
+                .map(|_| pair(random, discordant * share, discordant * (1.0 - share)))
+                .unzip();
+            let truth = discordant * (2.0 * share - 1.0);
+            compare(&a, &b, &Clusters::none(), &options(1))
+                .map_or(0.0, |c| holds(c.low, truth, c.high))
+        })
+    };
+    let paired_scores = |n: usize| {
+        simulate(RUNS, |random| {
+            let (a, b): (Vec<f64>, Vec<f64>) = (0..n)
+                .map(|_| {
+                    let base = likert(random);
+                    (
+                        if random.random::<f64>() < 0.5 { base } else { likert(random) },
+                        if random.random::<f64>() < 0.5 { base } else { skewed(random) },
+                    )
+                })
+                .unzip();
+            let truth = LIKERT_MEAN - f64::midpoint(LIKERT_MEAN, 0.2);
+            compare(&a, &b, &Clusters::none(), &options(draws(n)))
+                .map_or(0.0, |c| holds(c.low, truth, c.high))
+        })
+    };
+    let kinds: [(&str, Cover<'_>); 10] = [
+        ("Bernoulli, p from 0.1 to 0.9: Wilson", Box::new(|n| bernoulli(n, 0.1, 0.9))),
+        ("Bernoulli, p = 0.5: Wilson", Box::new(|n| bernoulli(n, 0.5, 0.5))),
+        ("Likert of 5 grades: BCa", Box::new(|n| mean_of(n, LIKERT_MEAN, likert))),
+        ("skewed, Beta(1/2, 2): BCa", Box::new(|n| mean_of(n, 0.2, skewed))),
+        (
+            "70 % zeros, else uniform: BCa",
+            Box::new(|n| {
+                mean_of(n, 0.15, |r| if r.random::<f64>() < 0.7 { 0.0 } else { r.random() })
+            }),
+        ),
+        (
+            "exponential, unbounded: BCa",
+            Box::new(|n| mean_of(n, 1.0, |r| -(1.0 - r.random::<f64>()).ln())),
+        ),
+        ("clusters of 5, scores: cluster-robust t", Box::new(|n| clustered(n, false))),
+        ("clusters of 5, right or wrong: Wilson, clustered", Box::new(|n| clustered(n, true))),
+        ("paired difference, right or wrong: Tango", Box::new(paired_binary)),
+        ("paired difference, scores: BCa", Box::new(paired_scores)),
+    ];
+    kinds
+        .iter()
+        .map(|(kind, cover)| {
+            let figures = [("n = 20", 20), ("n = 50", 50), ("n = 200", 200), ("n = 1,000", 1000)];
+            let cells = figures.into_iter().map(|(name, n)| (name, json!(cover(n))));
+            [("scores and interval", json!(kind))].into_iter().chain(cells).collect()
+        })
+        .collect()
+}
+
+/// Two scores of 0 or 1: only the first, only the second, or both the same.
+fn pair(random: &mut Random, first: f64, second: f64) -> (f64, f64) {
+    let u: f64 = random.random();
+    (yes(u < first || u > 0.9), yes((first..first + second).contains(&u) || u > 0.9))
+}
+
+fn false_winners() -> Vec<Row> {
+    let table = |random: &mut Random, n: usize, binary: bool| -> Vec<ArmScores> {
+        let hard: Vec<f64> = (0..n).map(|_| random.random()).collect();
+        let mut score = |hard: f64| {
+            let x = f64::midpoint(hard, random.random::<f64>());
+            if binary { yes(x > 0.5) } else { x * x }
+        };
+        (0..6)
+            .map(|arm| ArmScores {
+                arm: format!("arm {arm}"),
+                scores: hard.iter().map(|&h| Some(score(h))).collect(),
+            })
+            .collect()
+    };
+    [(50, true), (200, true), (50, false), (200, false)]
+        .into_iter()
+        .map(|(n, binary)| {
+            let run = |random: &mut Random| {
+                let options = Options { draws: 2000, seed: random.random(), ..Options::default() };
+                let arms = table(random, n, binary);
+                let family = analyse(&arms, &Clusters::none(), &Pairs::All, &options).ok()?;
+                let any = family
+                    .pairs
+                    .iter()
+                    .flat_map(|p| &p.comparison)
+                    .any(|c| matches!(c.verdict, Verdict::Better | Verdict::Worse));
+                let decision = decide(
+                    &arms,
+                    &Clusters::none(),
+                    &family,
+                    &[],
+                    &Utility::default(),
+                    None,
+                    &options,
+                )
+                .ok()?;
+                Some((any, decision.winner.is_some()))
+            };
+            let any = simulate(4000, |random| run(random).map_or(1.0, |(any, _)| yes(any)));
+            let winner =
+                simulate(1000, |random| run(random).map_or(1.0, |(_, winner)| yes(winner)));
+            vec![
+                ("scores", json!(if binary { "right or wrong" } else { "continuous, skewed" })),
+                ("samples", json!(n)),
+                ("some pair called different", json!(any)),
+                ("a winner named", json!(winner)),
+            ]
+        })
+        .collect()
+}
+
+fn sample_sizes() -> Vec<Row> {
+    let power_of =
+        |n: usize, alpha: f64, runs: usize, draw: &(dyn Fn(&mut Random) -> (f64, f64) + Sync)| {
+            simulate(runs, |random| {
+                let (a, b): (Vec<f64>, Vec<f64>) = (0..n).map(|_| draw(random)).unzip();
+                let options = Options { seed: random.random(), ..options(1000) };
+                compare(&a, &b, &Clusters::none(), &options).map_or(0.0, |c| yes(c.p_value < alpha))
+            })
+        };
+    // Where a line through powers around the prediction crosses 0.8.
+    let needed = |predicted: usize,
+                  alpha: f64,
+                  runs: usize,
+                  draw: &(dyn Fn(&mut Random) -> (f64, f64) + Sync)| {
+        let points: Vec<(f64, f64)> = [0.8, 0.9, 1.0, 1.1, 1.2]
+            .into_iter()
+            .map(|factor| {
+                let n = predicted as f64 * factor;
+                (n.round(), power_of(n.round() as usize, alpha, runs, draw))
+            })
+            .collect();
+        let count = points.len() as f64;
+        let [x, y] = points.iter().fold([0.0; 2], |[x, y], p| [x + p.0 / count, y + p.1 / count]);
+        let slope = points.iter().map(|p| (p.0 - x) * (p.1 - y)).sum::<f64>()
+            / points.iter().map(|p| (p.0 - x).powi(2)).sum::<f64>();
+        x + (0.8 - y) / slope
+    };
+    let row = |kind: String, predicted: usize, simulated: f64| -> Row {
+        let ratio = predicted as f64 / simulated;
+        vec![
+            ("comparison", json!(kind)),
+            ("predicted n", json!(predicted)),
+            ("simulated n", json!(simulated.round() as usize)),
+            ("ratio", json!(ratio)),
+        ]
+    };
+    let mut rows = Vec::new();
+    for (difference, discordance, family) in
+        [(0.2, 0.4, 1), (0.1, 0.2, 1), (0.1, 0.3, 15), (0.05, 0.15, 6), (0.03, 0.2, 1)]
+    {
+        let alpha = 0.05 / family as f64;
+        let predicted = samples_for_difference(
+            difference,
+            Spread::Discordance(discordance),
+            family,
+            &options(1),
+        )
+        .unwrap_or(0);
+        let first = f64::midpoint(discordance, difference);
+        let simulated =
+            needed(predicted, alpha, 6000, &|random| pair(random, first, discordance - first));
+        rows.push(row(
+            format!(
+                "right or wrong, difference {difference}, discordance {discordance}, 1 of {family}"
+            ),
+            predicted,
+            simulated,
+        ));
+    }
+    for (difference, deviation) in [(0.1, 0.3), (0.05, 0.2)] {
+        let predicted = samples_for_difference(
+            difference,
+            Spread::StandardDeviation(deviation),
+            1,
+            &options(1),
+        )
+        .unwrap_or(0);
+        let simulated =
+            needed(predicted, 0.05, 3000, &|random| (difference + deviation * normal(random), 0.0));
+        rows.push(row(
+            format!("scores, difference {difference}, deviation {deviation}"),
+            predicted,
+            simulated,
+        ));
+    }
+    rows
+}
+
+fn equivalence() -> Vec<Row> {
+    let margin = 0.05;
+    let size = |n: usize, runs: usize, draw: &(dyn Fn(&mut Random) -> (f64, f64) + Sync)| {
+        simulate(runs, |random| {
+            let (a, b): (Vec<f64>, Vec<f64>) = (0..n).map(|_| draw(random)).unzip();
+            let options = Options { margin: Some(margin), ..options(50) };
+            compare(&a, &b, &Clusters::none(), &options)
+                .and_then(|c| c.equivalence_p)
+                .map_or(0.0, |p| yes(p < 0.05))
+        })
+    };
+    let mut rows: Vec<Row> = Vec::new();
+    for n in [50, 200, 1000] {
+        for discordance in [0.06, 0.1, 0.3] {
+            let first = f64::midpoint(discordance, margin);
+            let rate = size(n, 40_000, &|random| pair(random, first, discordance - first));
+            rows.push(vec![
+                ("scores", json!(format!("right or wrong, discordance {discordance}"))),
+                ("samples", json!(n)),
+                ("called equivalent", json!(rate)),
+            ]);
+        }
+        let rate = size(n, 20_000, &|random| (margin + 0.15 * normal(random), 0.0));
+        rows.push(vec![
+            ("scores", json!("continuous, deviation 0.15")),
+            ("samples", json!(n)),
+            ("called equivalent", json!(rate)),
+        ]);
+    }
+    rows
+}
+
+fn sequential() -> Vec<Row> {
+    let run = |random: &mut Random, first: f64, second: f64| {
+        let mut sequence = ConfidenceSequence::of_difference(0.95);
+        (1_u32..=2000).find(|_| {
+            let (a, b) = pair(random, first, second);
+            sequence.push(a - b);
+            sequence.stops(StopRule::Difference { margin: None })
+        })
+    };
+    [(0.05, 0.05), (0.2, 0.2), (0.15, 0.05), (0.3, 0.1)]
+        .into_iter()
+        .map(|(first, second): (f64, f64)| {
+            let stopped = simulate(2000, |random| yes(run(random, first, second).is_some()));
+            let samples =
+                simulate(500, |random| f64::from(run(random, first, second).unwrap_or(2000)));
+            vec![
+                ("true difference", json!(((first - second) * 100.0).round() / 100.0)),
+                ("discordance", json!(first + second)),
+                ("stopped with a difference", json!(stopped)),
+                ("mean samples spent", json!(samples.round() as usize)),
+            ]
+        })
+        .collect()
+}
+
+fn corrected() -> Vec<Row> {
+    let truth = 0.6;
+    let mut rows = Vec::new();
+    for labels in [50, 100, 200] {
+        for accuracy in [0.6, 0.7, 0.8, 0.9, 0.95] {
+            // A judge that is kinder than it is strict, with this accuracy over all.
+            let specificity = accuracy - 0.03;
+            let sensitivity = (accuracy - (1.0 - truth) * specificity) / truth;
+            let draw = |random: &mut Random| {
+                let right = random.random::<f64>() < truth;
+                let passes =
+                    random.random::<f64>() < if right { sensitivity } else { 1.0 - specificity };
+                (yes(right), yes(passes))
+            };
+            let both = |random: &mut Random| {
+                let labelled: Vec<(f64, f64)> = (0..labels).map(|_| draw(random)).collect();
+                let rest: Vec<f64> = (0..1000 - labels).map(|_| draw(random).1).collect();
+                let (human, judge): (Vec<f64>, Vec<f64>) = labelled.iter().copied().unzip();
+                let ppi = ppi_mean(&human, &judge, &rest, 0.95);
+                let count = |h: f64, j: f64| {
+                    labelled.iter().filter(|&&(x, y)| (x - h).abs() + (y - j).abs() < 0.5).count()
+                };
+                let confusion = Confusion {
+                    true_positive: count(1.0, 1.0),
+                    false_negative: count(1.0, 0.0),
+                    true_negative: count(0.0, 0.0),
+                    false_positive: count(0.0, 1.0),
+                };
+                let passed = rest.iter().filter(|&&x| x > 0.5).count();
+                (ppi, rogan_gladen(passed, rest.len(), confusion, 0.95))
+            };
+            let runs = 20_000;
+            let naive = truth * sensitivity + (1.0 - truth) * (1.0 - specificity);
+            let bias = simulate(runs, |r| both(r).0.map_or(0.0, |c| c.mean - truth));
+            let covered =
+                simulate(runs, |r| both(r).0.map_or(0.0, |c| holds(c.low, truth, c.high)));
+            let given = simulate(runs, |r| yes(both(r).1.is_some()));
+            let inverted = simulate(runs, |r| both(r).1.map_or(0.0, |c| c.mean - truth)) / given;
+            let inverted_covered =
+                simulate(runs, |r| both(r).1.map_or(0.0, |c| holds(c.low, truth, c.high))) / given;
+            rows.push(vec![
+                ("human labels of 1,000", json!(labels)),
+                ("judge accuracy", json!(accuracy)),
+                ("bias of the judge, points", json!(100.0 * (naive - truth))),
+                ("bias of PPI, points", json!(100.0 * bias)),
+                ("coverage of PPI", json!(covered)),
+                ("bias of Rogan-Gladen, points", json!(100.0 * inverted)),
+                ("coverage of Rogan-Gladen", json!(inverted_covered)),
+            ]);
+        }
+    }
+    rows
+}
+
+fn seeds() -> Vec<Row> {
+    let run = |random: &mut Random, seeds: usize, n: usize, luck: f64| {
+        let mut order: Vec<f64> = (0..n).map(|i| i as f64 / n as f64).collect();
+        order.shuffle(random);
+        let model = |random: &mut Random, shift: f64| -> Vec<f64> {
+            order
+                .iter()
+                .map(|hard| yes(0.6 + shift > f64::midpoint(*hard, random.random::<f64>())))
+                .collect()
+        };
+        let tuned: Vec<Vec<f64>> = (0..seeds)
+            .map(|_| {
+                let shift = luck * normal(random);
+                model(random, shift)
+            })
+            .collect();
+        let base = vec![model(random, 0.0)];
+        compare_seeds(&tuned, &base, 0.95)
+    };
+    [(3, 200, 0.0), (3, 200, 0.03), (3, 1000, 0.05), (5, 200, 0.03), (5, 1000, 0.05)]
+        .into_iter()
+        .map(|(seeds, n, luck)| {
+            // The truth of a recipe is the mean over seeds, whose score bends a little with the shift.
+            let truth = if luck > 0.0 {
+                simulate(4000, |r| run(r, 20, 1000, luck).map_or(0.0, |c| c.difference))
+            } else {
+                0.0
+            };
+            let covered = simulate(10_000, |r| {
+                run(r, seeds, n, luck).map_or(0.0, |c| holds(c.low, truth, c.high))
+            });
+            let pooled = simulate(10_000, |r| {
+                run(r, seeds, n, luck).map_or(0.0, |c| {
+                    // As if the seeds' mean answers were the only noise.
+                    let alone = c.standard_error.powi(2)
+                        - c.seed_deviation_a.unwrap_or(0.0).powi(2) / seeds as f64;
+                    yes((c.difference - truth).abs() <= 1.96 * alone.max(0.0).sqrt())
+                })
+            });
+            vec![
+                ("training seeds", json!(seeds)),
+                ("samples", json!(n)),
+                ("deviation between seeds, as a shift", json!(luck)),
+                ("coverage, seeds apart", json!(covered)),
+                ("coverage if seeds were pooled", json!(pooled)),
+            ]
+        })
+        .collect()
+}
