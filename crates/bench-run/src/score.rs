@@ -1,0 +1,183 @@
+//! What an answer is worth: one module per family of scorers, and the judge.
+//!
+//! A scorer knows a sample and an answer; arms, runs and models' names it does not know.
+//! Definitions, ranges and sources: `docs/scorers.md`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bench_core::backend::{BackendError, Embedder};
+use bench_core::dataset::Sample;
+use bench_core::record::Verdict;
+use bench_core::spec::Scorer as Spec;
+
+pub mod abstention;
+pub mod choice;
+pub mod classification;
+pub mod functional;
+mod json;
+mod judge;
+mod numeric;
+mod overlap;
+mod pairwise;
+mod similarity;
+mod sql;
+mod squad;
+
+pub use judge::RubricJudge;
+pub use pairwise::{PairJudge, Preference};
+
+/// Gives an answer a figure, or says why it cannot.
+#[async_trait]
+pub trait Scorer: Send + Sync {
+    /// The column it fills.
+    fn name(&self) -> &str;
+
+    /// What an answer is worth.
+    ///
+    /// # Errors
+    /// Only failures after which no later verdict is possible; any other trouble is
+    /// [`Verdict::Unscored`] with its reason.
+    async fn score(&self, sample: &Sample, answer: &str) -> Result<Verdict, BackendError>;
+}
+
+/// What scorers need besides their options.
+#[derive(Clone, Default)]
+pub struct ScorerContext {
+    /// Embeds answers for `embedding_similarity`.
+    pub embedder: Option<Arc<dyn Embedder>>,
+    /// The text of `json_schema`'s schema, read from its file where the setting names one.
+    pub schema_text: Option<String>,
+    /// The folder that `sql_execution`'s database paths are relative to.
+    pub folder: PathBuf,
+    /// How this eval set words "no answer": see [`abstention::phrases`].
+    pub abstentions: Vec<String>,
+}
+
+/// Builds the scorer that a setting asks for.
+///
+/// # Errors
+/// A regular expression or schema that does not compile, a database folder that cannot be read,
+/// no embedder where one is needed.
+pub fn build(spec: &Spec, context: &ScorerContext) -> Result<Box<dyn Scorer>, String> {
+    let rule: Rule = match spec {
+        Spec::ExactMatch { normalize: true } => Box::new(squad::exact_match),
+        Spec::ExactMatch { normalize: false } => Box::new(squad::raw_match),
+        Spec::Contains {} => Box::new(squad::contains),
+        Spec::TokenF1 {} => Box::new(squad::token_f1),
+        Spec::Regex { pattern } => {
+            let pattern = expression(pattern)?;
+            Box::new(move |_, answer| judged(pattern.is_match(answer)))
+        }
+        Spec::RougeL {} => Box::new(overlap::rouge_l),
+        Spec::Chrf {} => Box::new(overlap::chrf),
+        Spec::Numeric { tolerance } => {
+            let tolerance = *tolerance;
+            if !(tolerance.is_finite() && tolerance >= 0.0) {
+                return Err(format!("tolerance {tolerance} is no distance; give 0 or more"));
+            }
+            Box::new(move |sample, answer| numeric::score(sample, answer, tolerance))
+        }
+        Spec::Choice {} => Box::new(choice::score),
+        Spec::Classification {} => Box::new(classification::score),
+        Spec::JsonSchema { .. } => {
+            let schema = context.schema_text.as_deref().map(json::compile).transpose()?;
+            Box::new(move |sample, answer| json::score(sample, answer, schema.as_ref()))
+        }
+        Spec::Functional {} => Box::new(functional::score),
+        Spec::Abstained {} => {
+            let phrases = context.abstentions.clone();
+            Box::new(move |sample, answer| abstention::score(sample, answer, &phrases))
+        }
+        Spec::SqlExecution { database } => {
+            return Ok(Box::new(sql::SqlExecution::new(database, &context.folder)?));
+        }
+        Spec::EmbeddingSimilarity {} => {
+            let embedder = context.embedder.clone().ok_or(
+                "embedding_similarity needs an embedder; declare one under `embedder` or drop the scorer",
+            )?;
+            return Ok(Box::new(similarity::EmbeddingSimilarity::new(embedder)));
+        }
+    };
+    Ok(Box::new(Computed { name: spec.name(), rule }))
+}
+
+/// What a scorer would stumble over, found before anything is spent: one line per problem, with
+/// the sample's id.
+pub fn check(spec: &Spec, samples: &[Sample]) -> Vec<String> {
+    if let Spec::Regex { pattern } = spec {
+        return expression(pattern).err().into_iter().collect();
+    }
+    let problem: &dyn Fn(&Sample) -> Option<String> = match spec {
+        Spec::Numeric { .. } => &numeric::problem,
+        Spec::Choice {} => &choice::problem,
+        Spec::JsonSchema { .. } => &json::problem,
+        Spec::Functional {} => &functional::problem,
+        Spec::SqlExecution { database } => &|sample| sql::problem(sample, database),
+        Spec::ExactMatch { .. }
+        | Spec::Contains {}
+        | Spec::TokenF1 {}
+        | Spec::Regex { .. }
+        | Spec::RougeL {}
+        | Spec::Chrf {}
+        | Spec::Classification {}
+        | Spec::Abstained {}
+        | Spec::EmbeddingSimilarity {} => return Vec::new(),
+    };
+    samples
+        .iter()
+        .filter_map(|sample| Some((sample, problem(sample)?)))
+        .map(|(sample, problem)| format!("sample `{}`: {problem}", sample.id))
+        .collect()
+}
+
+type Rule = Box<dyn Fn(&Sample, &str) -> Verdict + Send + Sync>;
+
+/// A scorer that waits for nothing.
+struct Computed {
+    name: &'static str,
+    rule: Rule,
+}
+
+#[async_trait]
+impl Scorer for Computed {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    async fn score(&self, sample: &Sample, answer: &str) -> Result<Verdict, BackendError> {
+        Ok((self.rule)(sample, answer))
+    }
+}
+
+fn expression(pattern: &str) -> Result<regex::Regex, String> {
+    regex::Regex::new(pattern).map_err(|error| format!("regex: `{pattern}`: {error}"))
+}
+
+/// Right or wrong.
+fn judged(right: bool) -> Verdict {
+    Verdict::scored(f64::from(u8::from(right)))
+}
+
+/// Wrong, with the grounds that a reader of the answer would look for.
+fn wrong(reason: impl Into<String>) -> Verdict {
+    Verdict::Scored { value: 0.0, reason: Some(reason.into()) }
+}
+
+/// The best of a figure over the reference and its aliases.
+fn best(sample: &Sample, figure: impl Fn(&str) -> f64) -> Verdict {
+    Verdict::scored(sample.accepted().map(figure).fold(0.0, f64::max))
+}
+
+/// The first Markdown code block of a reply, or all of it: models like to fence code.
+fn unfenced(reply: &str) -> &str {
+    let Some((_, rest)) = reply.split_once("```") else { return reply.trim() };
+    let body = rest.split_once('\n').map_or(rest, |(_language, body)| body);
+    body.split("```").next().unwrap_or(body).trim()
+}
+
+/// The start of a text, for a message.
+fn excerpt(text: &str, characters: usize) -> &str {
+    text.char_indices().nth(characters).map_or(text, |(end, _)| &text[..end])
+}
