@@ -21,6 +21,7 @@ mod judge;
 mod numeric;
 mod overlap;
 mod pairwise;
+pub mod report_card;
 mod similarity;
 mod sql;
 mod squad;
@@ -173,8 +174,11 @@ fn best(sample: &Sample, figure: impl Fn(&str) -> f64) -> Verdict {
 /// The first Markdown code block of a reply, or all of it: models like to fence code.
 fn unfenced(reply: &str) -> &str {
     let Some((_, rest)) = reply.split_once("```") else { return reply.trim() };
-    let body = rest.split_once('\n').map_or(rest, |(_language, body)| body);
-    body.split("```").next().unwrap_or(body).trim()
+    let block = rest.split("```").next().unwrap_or(rest);
+    match block.split_once('\n') {
+        Some((language, body)) if language.trim().chars().all(char::is_alphanumeric) => body.trim(),
+        _ => block.trim(),
+    }
 }
 
 /// The start of a text, for a message.

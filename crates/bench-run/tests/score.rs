@@ -14,6 +14,9 @@ use bench_core::chat::Message;
 use bench_core::dataset::Sample;
 use bench_core::record::Verdict;
 use bench_core::spec::{Judge, Scorer as Spec};
+use bench_run::score::report_card::{
+    Count, order_consistency, prefers_longer, self_consistency, unscored,
+};
 use bench_run::score::{
     PairJudge, Preference, RubricJudge, Scorer, ScorerContext, abstention, build, functional,
 };
@@ -180,6 +183,7 @@ mod abstaining {
             "There is no information about this.",
             "Unfortunately, it is not specified",
             "It is impossible to determine the date.",
+            "I cannot find this in the text.",
             "The birth date is unknown.",
             "Section 3.2 does not state the rent.",
         ] {
@@ -193,6 +197,7 @@ mod abstaining {
             "It is 42. The source is not stated.",
             "The feature is not available on Linux.",
             "There is no evidence that it works.",
+            "You cannot find peace by avoiding life.",
             "No.",
         ] {
             check(&abstained, &unanswerable(), attempted, 0.0);
@@ -306,6 +311,7 @@ mod choosing {
             "It is the liver, of course.",
             "Not the kidney. The answer is the liver",
             "I would take the last but one (C)",
+            "Not the spleen; the answer is the liver",
             "The Answer is **C**: it makes bile",
         ] {
             check(&spec("choice"), &organs("C"), answer, 1.0);
@@ -329,6 +335,16 @@ mod choosing {
             ..sample("B")
         };
         check(&spec("choice"), &palate, "Look at the hard palate and lip first.", 1.0);
+    }
+
+    #[test]
+    fn punctuation_tells_numbers_and_formulas_apart() {
+        let nanoseconds =
+            Sample { choices: vec!["42 ns".into(), "4.2 ns".into()], ..sample("4.2 ns") };
+        check(&spec("choice"), &nanoseconds, "The time is 4.2 ns.", 1.0);
+        check(&spec("choice"), &nanoseconds, "The time is 42 ns.", 0.0);
+        let rate = Sample { choices: vec!["r = k [A]".into(), "r = k".into()], ..sample("r = k") };
+        check(&spec("choice"), &rate, "The correct answer is r = k", 1.0);
     }
 
     #[test]
@@ -357,6 +373,7 @@ mod structures {
         check(&json, &reference, r#"{"name": "Ada", "born": "1815", "tags": ["x", "y"]}"#, 0.75);
         check(&json, &reference, r#"{"name": "Ada""#, 0.0);
         check(&json, &reference, "Ada", 0.0);
+        check(&json, &sample(r#"{"a": "```b```"}"#), r#"{"a": "```b```"}"#, 1.0);
     }
 
     #[test]
@@ -480,6 +497,7 @@ mod sql {
         let names = "SELECT name FROM item";
         shop.check(names, "select name from item order by name desc;", 1.0);
         shop.check(names, "Here it is:\n```sql\nSELECT name FROM item -- all\n```", 1.0);
+        shop.check(names, "```SELECT name FROM item``` is\nit", 1.0);
         shop.check(names, "WITH x AS (SELECT name FROM item) SELECT * FROM x", 1.0);
         shop.check(names, "SELECT name FROM item UNION ALL SELECT 'pen'", 0.0);
         shop.check(names, "SELECT name FROM item WHERE stock > 0", 0.0);
@@ -751,16 +769,17 @@ mod judging {
             assert!(!system.content.contains(&attempt), "{attempt}");
             let (_, mark) = user.content.split_once("[[answer ").unwrap();
             let (mark, _) = mark.split_once("]]").unwrap();
-            assert!(!attempt.contains(mark) && system.content.contains(mark), "{attempt}");
+            assert!(!attempt.contains(mark), "{attempt}");
             let fenced = format!("[[answer {mark}]]\n{attempt}\n[[end {mark}]]\n");
             let (_, after) = user.content.split_once(&fenced).unwrap();
-            assert!(after.contains("Grade the answer by the rubric"), "the last word is ours");
+            assert!(after.contains("by the rubric. Reply with JSON"), "the last word is ours");
+            assert!(after.contains(mark), "it names the place of the answer");
             assert!(matches!(asked[0].constraint, Some(Constraint::JsonSchema(_))));
         }
     }
 
     #[test]
-    fn marks_differ_between_answers_and_repeat_with_them() {
+    fn prompts_repeat_and_differ_only_from_the_answer_on() {
         let prompt = |answer: &str| {
             let generator = told(&["x"]);
             wait(judge(&generator).score(&sample("Paris"), answer)).unwrap();
@@ -768,7 +787,15 @@ mod judging {
             asked[0].messages.clone()
         };
         assert_eq!(prompt("Lyon"), prompt("Lyon"));
-        assert_ne!(prompt("Lyon")[0], prompt("Nice")[0]);
+        let (lyon, nice) = (prompt("Lyon"), prompt("Nice"));
+        assert_eq!(lyon[0], nice[0]);
+        let cut = |message: &Message| {
+            let (shared, own) = message.content.split_once("[[answer ").unwrap();
+            (shared.to_owned(), own[..12].to_owned())
+        };
+        let ((lyon, lyon_mark), (nice, nice_mark)) = (cut(&lyon[1]), cut(&nice[1]));
+        assert_eq!(lyon, nice);
+        assert_ne!(lyon_mark, nice_mark);
     }
 
     #[test]
@@ -834,6 +861,24 @@ mod judging {
         check_pair("B", "B", &Preference::Tie { consistent: false });
         check_pair("tie", "tie", &Preference::Tie { consistent: true });
         check_pair("A", "tie", &Preference::Tie { consistent: false });
+    }
+
+    #[test]
+    fn the_report_card_counts_only_what_can_be_told() {
+        let tie = |consistent| Preference::Tie { consistent };
+        let unread = Preference::Unscored { reason: "x".into() };
+        let preferences = [Preference::First, Preference::Second, tie(true), tie(false), unread];
+        assert_eq!(order_consistency(&preferences), Count { hits: 3, of: 4 });
+
+        let [first, second, tied, _, _] = preferences;
+        let pairs = [(first.clone(), 9, 3), (second, 9, 3), (first, 3, 3), (tied, 9, 3)];
+        assert_eq!(prefers_longer(&pairs), Count { hits: 1, of: 2 });
+
+        let (one, two) = (Verdict::scored(1.0), Verdict::scored(0.5));
+        let none = Verdict::unscored("x");
+        assert_eq!(unscored([&one, &none, &two]), Count { hits: 1, of: 3 });
+        let repeats = vec![vec![one.clone(), one.clone(), two], vec![one, none]];
+        assert_eq!(self_consistency(&repeats), Count { hits: 1, of: 3 });
     }
 
     #[test]

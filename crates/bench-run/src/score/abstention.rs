@@ -46,7 +46,7 @@ const WITHIN: [&str; 9] = [
     r"(?:no|not enough|insufficient) (?:\w+ )?(?:information|mention)",
     r"(?:i|we) do ?(?:not|nt) (?:know|have (?:\w+ ){0,2}(?:access|answer|data|information|knowledge))",
     r"(?:is|are|was|were|remains?) (?:currently |still )?(?:not known|unclear|unknown)",
-    r"(?:can ?not|cant|could not|couldnt|impossible to|not able to|not possible to|unable to) (?:be )?(?:answer|confirm|determine|find|found|infer|say|tell|verify)(?:ed|d|red)?",
+    r"(?:can ?not|cant|could not|couldnt|impossible to|not able to|not possible to|unable to) (?:(?:be )?(?:answer|answered|confirm|confirmed|determine|determined|found|infer|inferred|verify)|find (?:any|answer|information|it|that|this|what)|say|tell (?:from|how|if|what|when|where|whether|which|who))",
     r"no answer",
 ];
 

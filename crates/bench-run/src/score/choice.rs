@@ -7,7 +7,6 @@ use bench_core::record::Verdict;
 use regex::Regex;
 
 use super::classification::label;
-use super::squad::{holds, normalized};
 use super::{judged, wrong};
 
 pub(super) fn score(sample: &Sample, answer: &str) -> Verdict {
@@ -73,8 +72,8 @@ fn by_letter(text: &str, choices: &[String]) -> Option<usize> {
 
 /// The one choice that a text holds, choices that stand inside a longer held one aside.
 fn only_text(text: &str, choices: &[String]) -> Option<usize> {
-    let text = normalized(text);
-    let texts: Vec<String> = choices.iter().map(|choice| normalized(choice)).collect();
+    let text = label(text);
+    let texts: Vec<String> = choices.iter().map(|choice| bare(&label(choice))).collect();
     let held: Vec<usize> =
         (0..texts.len()).filter(|&choice| holds(&text, &texts[choice])).collect();
     let mut outer = held.iter().filter(|&&choice| {
@@ -82,6 +81,22 @@ fn only_text(text: &str, choices: &[String]) -> Option<usize> {
     });
     let first = outer.next()?;
     outer.next().is_none().then_some(*first)
+}
+
+/// A choice without its article: `A spleen` may be answered with `the spleen`.
+fn bare(choice: &str) -> String {
+    let article = ["a ", "an ", "the "].into_iter().find_map(|word| choice.strip_prefix(word));
+    article.unwrap_or(choice).to_owned()
+}
+
+/// Whether a part stands in a text between word boundaries. Punctuation counts: 4.2 is not 42.
+fn holds(text: &str, part: &str) -> bool {
+    let joins = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
+    !part.is_empty()
+        && text.match_indices(part).any(|(start, _)| {
+            !joins(text[..start].chars().next_back())
+                && !joins(text[start + part.len()..].chars().next())
+        })
 }
 
 fn compiled(pattern: &str) -> Regex {

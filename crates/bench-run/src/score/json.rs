@@ -20,7 +20,9 @@ pub(super) fn compile(text: &str) -> Result<Validator, String> {
 }
 
 pub(super) fn score(sample: &Sample, answer: &str, schema: Option<&Validator>) -> Verdict {
-    let answer: Value = match serde_json::from_str(unfenced(answer)) {
+    // Whole first: a string within may hold a fence.
+    let parsed = serde_json::from_str(answer).or_else(|_| serde_json::from_str(unfenced(answer)));
+    let answer: Value = match parsed {
         Ok(answer) => answer,
         Err(error) => return wrong(format!("not JSON: {error}")),
     };

@@ -9,7 +9,7 @@ use bench_core::backend::{BackendError, BackendErrorKind, Generator};
 use bench_core::dataset::Sample;
 use serde_json::json;
 
-use super::judge::{Fence, accepted, read_reply, reply_schema, request, unreadable};
+use super::judge::{Fenced, question, read_reply, reply_schema, request, system, unreadable};
 
 /// Which of two answers is better.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,20 +78,17 @@ impl PairJudge {
         a: &str,
         b: &str,
     ) -> Result<Result<Side, String>, BackendError> {
-        let fence = Fence::new(&[&sample.input, &sample.reference, a, b]);
-        let system = format!(
-            "You compare two answers to a question by a rubric.\n\n{}\n\n{}",
-            self.rubric.trim(),
-            fence.instruction()
-        );
+        let of = [sample.input.as_str(), &sample.reference];
+        let (a, b) = (Fenced::new("answer A", &of, a), Fenced::new("answer B", &of, b));
         let user = format!(
-            "{}{}{}{}\nWhich answer is better by the rubric? Reply with JSON only, the reason \
-             first: {{\"reason\": \"<one short sentence>\", \"better\": <\"A\", \"B\" or \"tie\">}}",
-            fence.around("question", &sample.input),
-            fence.around("reference", &accepted(sample)),
-            fence.around("answer A", a),
-            fence.around("answer B", b),
+            "{}{a}{b}\nWhich is better by the rubric: A, {}, or B, {}? Reply with JSON only, the \
+             reason first: {{\"reason\": \"<one short sentence>\", \"better\": <\"A\", \"B\" or \
+             \"tie\">}}",
+            question(sample),
+            a.place(),
+            b.place(),
         );
+        let system = system("You compare two answers to a question by a rubric.", &self.rubric);
         let schema = reply_schema("better", &json!({ "enum": ["A", "B", "tie"] }));
         let completion = match self.generator.generate(&request(system, user, schema)).await {
             Ok(completion) => completion,
