@@ -464,7 +464,12 @@ impl Contest<'_> {
             }
         }
         let names = order.iter().map(|&arm| self.arms[arm].arm.clone());
-        (names.zip(shares.into_iter().map(|share| share / self.options.draws as f64)).collect(), n)
+        (
+            names
+                .zip(shares.into_iter().map(|share| share / self.options.draws.max(1) as f64))
+                .collect(),
+            n,
+        )
     }
 
     fn reason(

@@ -10,9 +10,9 @@ pub(crate) fn normal_cdf(z: f64) -> f64 {
     Normal::standard().cdf(z)
 }
 
-/// The standard normal quantile; `p` strictly between 0 and 1.
+/// The standard normal quantile; `p` outside of 0 to 1 is taken as the end that it is near.
 pub(crate) fn normal_quantile(p: f64) -> f64 {
-    Normal::standard().inverse_cdf(p)
+    Normal::standard().inverse_cdf(inside(p))
 }
 
 /// The two-sided normal critical value of a confidence level, 1.96 for 0.95.
@@ -27,8 +27,13 @@ pub(crate) fn t_cdf(t: f64, degrees: f64) -> f64 {
 
 /// The two-sided critical value of Student's t for a confidence level.
 pub(crate) fn t_critical(level: f64, degrees: f64) -> f64 {
-    let p = f64::midpoint(1.0, level);
+    let p = inside(f64::midpoint(1.0, level));
     student(degrees).map_or_else(|| normal_quantile(p), |student| student.inverse_cdf(p))
+}
+
+/// Keeps a probability where quantiles are finite, so that no declared level can panic.
+fn inside(p: f64) -> f64 {
+    p.clamp(1e-15, 1.0 - 1e-15)
 }
 
 fn student(degrees: f64) -> Option<StudentsT> {

@@ -12,7 +12,7 @@ use crate::{
 /// What every analysis is told.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Options {
-    /// Confidence level of intervals, 0.95.
+    /// Confidence level of intervals, strictly between 0 and 1: 0.95.
     pub level: f64,
     /// Error rate of tests over the whole family of comparisons, 0.05.
     pub alpha: f64,
@@ -126,9 +126,9 @@ impl Clusters {
     }
 }
 
-/// Wilson's score interval of a proportion. `None` without trials.
+/// Wilson's score interval of a proportion. `None` without trials, or with fewer than successes.
 pub fn wilson(successes: usize, n: usize, level: f64) -> Option<Estimate> {
-    if n == 0 {
+    if n == 0 || successes > n {
         return None;
     }
     let mean = successes as f64 / n as f64;

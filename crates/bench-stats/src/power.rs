@@ -139,8 +139,10 @@ fn mcnemar_power(n: i64, share: f64, difference: f64, alpha: f64) -> f64 {
     let (centre, deviation) = (n as f64 * share, (n as f64 * share * (1.0 - share)).sqrt());
     let from = ((centre - 7.0 * deviation).floor() as i64).max(0);
     let to = ((centre + 7.0 * deviation).ceil() as i64).min(n);
-    // Rejected when at most `edge` samples fall on one side; the edge moves by at most one a step.
-    let mut edge = -1;
+    // Rejected when at most `edge` samples fall on one side. The edge moves by at most one a step, and
+    // starts a little below its normal approximation.
+    let reach = normal_quantile(1.0 - alpha / 2.0) * (from as f64).sqrt();
+    let mut edge = (((from as f64 - reach) / 2.0).floor() as i64 - 5).max(-1);
     let mut total = 0.0;
     for m in from..=to {
         while 2.0 * binomial_cdf(edge + 1, m, 0.5) <= alpha {
@@ -152,4 +154,57 @@ fn mcnemar_power(n: i64, share: f64, difference: f64, alpha: f64) -> f64 {
         }
     }
     total
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_power_of_a_small_mcnemar_test_is_the_sum_over_all_outcomes() {
+        // With 8 samples of which each is discordant with probability 1, seven or eight on one side
+        // reject at 0.1 (2 * 9/256 = 0.07); with p = 0.9 on the first side that has this chance.
+        let p: f64 = 0.9;
+        let by_hand =
+            p.powi(8) + 8.0 * p.powi(7) * 0.1 + 0.1_f64.powi(8) + 8.0 * 0.1_f64.powi(7) * p;
+        let ours = power(0.8, Spread::Discordance(1.0), 8, 0.1);
+        assert!((ours - by_hand).abs() < 1e-9, "{ours} {by_hand}");
+    }
+
+    #[test]
+    fn exact_and_normal_power_meet_where_one_takes_over() {
+        let [exact, normal] =
+            [4_990, 5_010].map(|n| power(0.03, Spread::Discordance(0.2), n, 0.01));
+        assert!((exact - normal).abs() < 0.01, "{exact} {normal}");
+    }
+
+    #[test]
+    fn the_detectable_difference_of_the_samples_needed_is_the_difference_asked() {
+        let options = Options::default();
+        for spread in [Spread::Discordance(0.3), Spread::StandardDeviation(0.4)] {
+            let n = samples_for_difference(0.1, spread, 6, &options).unwrap();
+            let found = minimum_detectable_difference(n, spread, 6, &options).unwrap();
+            assert!((found - 0.1).abs() < 0.004, "{found}");
+        }
+    }
+
+    #[test]
+    fn no_number_of_samples_shows_a_difference_of_nothing() {
+        let options = Options::default();
+        assert_eq!(samples_for_difference(0.0, Spread::Discordance(0.3), 1, &options), None);
+        assert_eq!(
+            samples_for_equivalence(0.05, Spread::Discordance(0.3), 0.05, 1, &options),
+            None
+        );
+        assert_eq!(minimum_detectable_difference(3, Spread::Discordance(0.3), 1, &options), None);
+    }
+
+    #[test]
+    fn equivalence_of_equal_arms_needs_the_samples_of_the_textbook() {
+        // (1.645 + 1.282)^2 * 0.2 / 0.05^2: each side may miss a tenth.
+        let n =
+            samples_for_equivalence(0.0, Spread::Discordance(0.2), 0.05, 1, &Options::default())
+                .unwrap();
+        assert!(n.abs_diff(686) < 4, "{n}");
+    }
 }
