@@ -149,7 +149,7 @@ pub fn train_rows(text: &str) -> Result<Vec<TrainRow>, Vec<RowError>> {
                 out.push((line, TrainRow::Completion { input, reference }));
             }
             (None, None, Some(text)) if !text.trim().is_empty() => {
-                out.push((line, TrainRow::Text(text)))
+                out.push((line, TrainRow::Text(text)));
             }
             _ => errors.push(RowError {
                 line,

@@ -618,8 +618,6 @@ pub struct Run {
     pub epochs: NonZeroU32,
     /// Seeds the drawing of samples and examples.
     pub seed: u64,
-    /// Times a trial is tried again after a passing failure.
-    pub max_retries: u32,
     /// Where reports are written.
     pub reports: String,
     /// Where records, adapters and indexes are kept.
@@ -632,7 +630,6 @@ impl Default for Run {
             max_concurrency: 8,
             epochs: NonZeroU32::MIN,
             seed: 0,
-            max_retries: 3,
             reports: "reports".into(),
             runs: "runs".into(),
         }

@@ -6,6 +6,7 @@
 //! `choices` and `meta`. A template that does not mention `examples` gets them as earlier turns.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 
 use minijinja::{Environment, Error, UndefinedBehavior, Value};
 use serde::Serialize;
@@ -57,11 +58,8 @@ impl PromptTemplate {
         let mut unknown = BTreeSet::new();
         for source in self.system.iter().chain([&self.user]) {
             let environment = environment();
-            for name in environment.template_from_str(source)?.undeclared_variables(false) {
-                if !VARIABLES.contains(&name.as_str()) {
-                    unknown.insert(name);
-                }
-            }
+            let names = environment.template_from_str(source)?.undeclared_variables(false);
+            unknown.extend(names.into_iter().filter(|name| !VARIABLES.contains(&name.as_str())));
         }
         Ok(unknown.into_iter().collect())
     }
@@ -120,7 +118,7 @@ fn layout(passages: &[ContextPassage]) -> String {
         if index > 0 {
             text.push_str("\n\n");
         }
-        text.push_str(&format!("[{}] ", index + 1));
+        write!(text, "[{}] ", index + 1).ok();
         if !passage.title.is_empty() {
             text.push_str(&passage.title);
             text.push_str(": ");

@@ -81,13 +81,19 @@ fn shape(root: &Node, problems: &RefCell<Vec<Problem>>) -> Option<Experiment> {
         for (key, _, node) in entries {
             match (key.as_str(), &node.kind) {
                 ("arms", Kind::List(items)) => {
-                    items.iter().for_each(|it| drop(reader(it).read::<Arm>()))
+                    for item in items {
+                        reader(item).read::<Arm>();
+                    }
                 }
                 ("eval_sets", Kind::List(items)) => {
-                    items.iter().for_each(|it| drop(reader(it).read::<EvalSet>()));
+                    for item in items {
+                        reader(item).read::<EvalSet>();
+                    }
                 }
                 ("models", Kind::Map(entries)) => {
-                    entries.iter().for_each(|(.., it)| drop(reader(it).read::<ModelSource>()));
+                    for (.., item) in entries {
+                        reader(item).read::<ModelSource>();
+                    }
                 }
                 ("judge", _) => drop(reader(node).read::<Option<Judge>>()),
                 ("compare", _) => drop(reader(node).read::<super::Compare>()),

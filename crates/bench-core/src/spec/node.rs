@@ -50,9 +50,15 @@ impl Node {
     pub(super) fn for_each_text(&mut self, change: &mut dyn FnMut(&mut String, SourceSpan)) {
         match &mut self.kind {
             Kind::Text(text) => change(text, self.span),
-            Kind::List(items) => items.iter_mut().for_each(|item| item.for_each_text(change)),
+            Kind::List(items) => {
+                for item in items {
+                    item.for_each_text(change);
+                }
+            }
             Kind::Map(entries) => {
-                entries.iter_mut().for_each(|(.., node)| node.for_each_text(change))
+                for (.., node) in entries {
+                    node.for_each_text(change);
+                }
             }
             Kind::Null | Kind::Bool(_) | Kind::Integer(_) | Kind::Float(_) => {}
         }
@@ -253,7 +259,7 @@ impl<'de> Deserializer<'de> for Reader<'de> {
             Kind::Map(entries) => visitor.visit_map(Entries {
                 reader: self,
                 known: None,
-                entries: entries.iter(),
+                left: entries.iter(),
                 value: None,
             }),
         })
@@ -312,13 +318,13 @@ impl<'de> Deserializer<'de> for Reader<'de> {
             Kind::Map(entries) => self.place(visitor.visit_map(Entries {
                 reader: self,
                 known: Some(fields),
-                entries: entries.iter(),
+                left: entries.iter(),
                 value: None,
             })),
             Kind::Null => self.place(visitor.visit_map(Entries {
                 reader: self,
                 known: Some(fields),
-                entries: [].iter(),
+                left: [].iter(),
                 value: None,
             })),
             _ => {
@@ -368,7 +374,6 @@ struct Items<'de> {
 impl<'de> SeqAccess<'de> for Items<'de> {
     type Error = Misfit;
 
-    /// An item that does not fit is noted and left out, so that the others are read too.
     fn next_element_seed<T: DeserializeSeed<'de>>(
         &mut self,
         seed: T,
@@ -382,7 +387,7 @@ struct Entries<'de> {
     reader: Reader<'de>,
     /// The fields of a struct; `None` for a free map.
     known: Option<&'static [&'static str]>,
-    entries: std::slice::Iter<'de, (String, SourceSpan, Node)>,
+    left: std::slice::Iter<'de, (String, SourceSpan, Node)>,
     value: Option<&'de Node>,
 }
 
@@ -393,7 +398,7 @@ impl<'de> MapAccess<'de> for Entries<'de> {
         &mut self,
         seed: K,
     ) -> Result<Option<K::Value>, Misfit> {
-        for (key, span, node) in self.entries.by_ref() {
+        for (key, span, node) in self.left.by_ref() {
             if let Some(known) = self.known
                 && !known.contains(&key.as_str())
             {

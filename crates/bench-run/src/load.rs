@@ -1,0 +1,474 @@
+//! Reading an experiment and all its files, with every problem reported at once and before
+//! anything is spent.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use bench_core::dataset::{self, Document, RowError, Sample, TrainRow};
+use bench_core::digest;
+use bench_core::spec::{self, ArmPlan, EvalSet, Experiment, Problem, Scorer, Source, SpecError};
+use bench_core::template::PromptTemplate;
+
+use crate::score;
+
+/// An experiment with all its data in memory.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// As written, with defaults.
+    pub experiment: Experiment,
+    /// The arms, compositions taken apart.
+    pub plans: Vec<ArmPlan>,
+    /// The eval sets with their data, in order.
+    pub sets: Vec<LoadedSet>,
+    /// The judge's rubric.
+    pub rubric: Option<String>,
+    /// Digest of each file that was read, by the path as written.
+    pub files: BTreeMap<String, String>,
+    /// Digest of the experiment and of every file: equal digests mean the same plan.
+    pub plan_digest: String,
+    /// The folder of the experiment file.
+    pub folder: PathBuf,
+    /// Things that are allowed and that a reader should know.
+    pub warnings: Vec<String>,
+}
+
+/// An eval set with its data.
+#[derive(Clone, Debug)]
+pub struct LoadedSet {
+    /// As written.
+    pub spec: EvalSet,
+    /// The samples to ask, after `limit`.
+    pub samples: Vec<Sample>,
+    /// The corpus, if there is one.
+    pub corpus: Option<Vec<Document>>,
+    /// Training rows, if there are any.
+    pub train: Option<Vec<TrainRow>>,
+    /// Samples to choose settings on, if there are any.
+    pub dev: Option<Vec<Sample>>,
+    /// One prompt per arm that runs on this set, by arm name.
+    pub prompts: BTreeMap<String, PromptTemplate>,
+    /// The schema texts of `json_schema` scorers.
+    pub schema: Option<String>,
+}
+
+/// The experiment could not be read.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum LoadError {
+    /// The file itself.
+    #[error("cannot read the experiment `{path}`")]
+    #[diagnostic(help("give the path of an experiment file; `bench init` writes one"))]
+    Unreadable {
+        /// As given.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Its content, or the files it names.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Wrong(#[from] Box<SpecError>),
+}
+
+/// Reads an experiment file and everything it names. `environment` gives the value of `${NAME}`;
+/// `limit` caps the samples of every set.
+///
+/// # Errors
+/// Everything that is wrong, at once.
+pub fn load(
+    path: &Path,
+    environment: &dyn Fn(&str) -> Option<String>,
+    limit: Option<u32>,
+) -> Result<Loaded, LoadError> {
+    let shown = path.display().to_string();
+    let text = fs_err::read_to_string(path)
+        .map_err(|source| LoadError::Unreadable { path: shown.clone(), source })?;
+    let stem =
+        path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
+    let (experiment, source) = spec::parse(&shown, &stem, &text, environment)?;
+    let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+    let mut reader = Reader {
+        source: &source,
+        folder: &folder,
+        problems: Vec::new(),
+        files: BTreeMap::new(),
+        warnings: Vec::new(),
+    };
+    let plans = spec::resolve(&experiment);
+    let sets: Vec<LoadedSet> = experiment
+        .eval_sets
+        .iter()
+        .enumerate()
+        .filter_map(|(index, set)| reader.set(index, set, &experiment, limit))
+        .collect();
+    let sets = reader.prompts(&experiment, &plans, sets);
+    let rubric = experiment
+        .judge
+        .as_ref()
+        .and_then(|judge| reader.text(&["judge", "rubric"], &judge.rubric));
+    if let (Some(judge), Some(rubric)) = (&experiment.judge, &rubric)
+        && let Some(problem) = score::RubricJudge::problem(judge, rubric)
+    {
+        reader.add(&["judge", "rubric"], problem, "one line per grade, for example `Grade 1: …`");
+    }
+    if !reader.problems.is_empty() {
+        return Err(Box::new(source.error(reader.problems)).into());
+    }
+    let (files, warnings) = (reader.files, reader.warnings);
+    let plan_digest = digest::of_json(&(&experiment, &files));
+    Ok(Loaded { experiment, plans, sets, rubric, files, plan_digest, folder, warnings })
+}
+
+/// The first `n` of `items` in an order drawn with `seed`, in their own order again. The draw of
+/// an item depends on its id alone, so adding samples does not reshuffle the others.
+pub fn draw<T>(items: &[T], n: usize, seed: u64, id: impl Fn(usize, &T) -> String) -> Vec<&T> {
+    let mut order: Vec<(String, usize)> = items
+        .iter()
+        .enumerate()
+        .map(|(index, item)| {
+            (digest::of_bytes(format!("{seed}/{}", id(index, item)).as_bytes()), index)
+        })
+        .collect();
+    order.sort_unstable();
+    let mut chosen: Vec<usize> = order.into_iter().take(n).map(|(_, index)| index).collect();
+    chosen.sort_unstable();
+    chosen.into_iter().map(|index| &items[index]).collect()
+}
+
+struct Reader<'a> {
+    source: &'a Source,
+    folder: &'a Path,
+    problems: Vec<Problem>,
+    files: BTreeMap<String, String>,
+    warnings: Vec<String>,
+}
+
+/// More than this many bad lines of one file say nothing new.
+const SHOWN_ROW_ERRORS: usize = 5;
+
+impl Reader<'_> {
+    fn add(&mut self, path: &[&str], message: String, help: &str) {
+        self.problems.push(self.source.problem(path, message, "named here", help));
+    }
+
+    /// The text of a file the experiment names: beside the experiment, or under the working
+    /// directory.
+    fn file(&mut self, path: &[&str], name: &str) -> Option<String> {
+        let beside = self.folder.join(name);
+        let found = if beside.exists() { beside } else { PathBuf::from(name) };
+        let bytes = match fs_err::read(&found) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                let message = if error.kind() == std::io::ErrorKind::NotFound {
+                    format!("there is no file `{name}`")
+                } else {
+                    error.to_string()
+                };
+                let help =
+                    "paths are looked up beside the experiment, then in the working directory";
+                self.add(path, message, help);
+                return None;
+            }
+        };
+        self.files.insert(name.to_owned(), digest::of_bytes(&bytes));
+        match String::from_utf8(bytes) {
+            Ok(text) => Some(text),
+            Err(error) => {
+                let good = error.utf8_error().valid_up_to();
+                let before = String::from_utf8_lossy(&error.as_bytes()[..good]);
+                let line = before.matches('\n').count() + 1;
+                let message = format!("`{name}` is not UTF-8 (line {line})");
+                self.add(path, message, "save the file as UTF-8, for example with iconv");
+                None
+            }
+        }
+    }
+
+    /// A setting that is text, or `file://` and the path of the text.
+    fn text(&mut self, path: &[&str], value: &str) -> Option<String> {
+        match value.strip_prefix("file://") {
+            Some(name) => self.file(path, name),
+            None => Some(value.to_owned()),
+        }
+    }
+
+    fn rows<T>(
+        &mut self,
+        path: &[&str],
+        name: &str,
+        parse: fn(&str) -> Result<Vec<T>, Vec<RowError>>,
+    ) -> Option<Vec<T>> {
+        let text = self.file(path, name)?;
+        parse(&text)
+            .map_err(|errors| {
+                let more = errors.len().saturating_sub(SHOWN_ROW_ERRORS);
+                for error in errors.into_iter().take(SHOWN_ROW_ERRORS) {
+                    self.add(path, format!("{name}, {error}"), "one JSON object per line");
+                }
+                if more > 0 {
+                    self.add(
+                        path,
+                        format!("{name}: {more} more bad lines"),
+                        "one JSON object per line",
+                    );
+                }
+            })
+            .ok()
+    }
+
+    fn set(
+        &mut self,
+        index: usize,
+        set: &EvalSet,
+        experiment: &Experiment,
+        limit: Option<u32>,
+    ) -> Option<LoadedSet> {
+        let i = index.to_string();
+        let at = |key| ["eval_sets", &i, key];
+        let samples = self.rows(&at("path"), &set.path, dataset::samples);
+        let corpus =
+            set.corpus.as_ref().map(|name| self.rows(&at("corpus"), name, dataset::documents));
+        let train =
+            set.train.as_ref().map(|name| self.rows(&at("train"), name, dataset::train_rows));
+        let dev = set.dev.as_ref().map(|name| self.rows(&at("dev"), name, dataset::samples));
+        let schema = set.scorers.iter().find_map(|scorer| match scorer {
+            Scorer::JsonSchema { schema } => schema.clone(),
+            _ => None,
+        });
+        let schema = schema.map(|value| self.text(&at("scorers"), &value));
+        let samples = samples?;
+        if let Some(Some(corpus)) = &corpus {
+            self.gold(&at("path"), set, &samples, corpus);
+        }
+        for scorer in &set.scorers {
+            for problem in score::check(scorer, &samples) {
+                let message = format!("{}: {}: {problem}", set.path, scorer.name());
+                self.add(&at("scorers"), message, "mend the samples, or choose another scorer");
+            }
+        }
+        if let Some(Some(train)) = &train {
+            self.leakage(set, &samples, train);
+        }
+        let cap = set.limit.into_iter().chain(limit).min().map_or(usize::MAX, |cap| cap as usize);
+        let drawn = draw(&samples, cap, experiment.run.seed, |_, sample| sample.id.clone());
+        Some(LoadedSet {
+            spec: set.clone(),
+            samples: drawn.into_iter().cloned().collect(),
+            corpus: corpus.flatten(),
+            train: train.flatten(),
+            dev: dev.flatten(),
+            prompts: BTreeMap::new(),
+            schema: schema.flatten(),
+        })
+    }
+
+    /// Every gold id must be a document.
+    fn gold(&mut self, path: &[&str], set: &EvalSet, samples: &[Sample], corpus: &[Document]) {
+        let ids: BTreeSet<&str> = corpus.iter().map(|document| document.id.as_str()).collect();
+        let missing = samples
+            .iter()
+            .flat_map(|sample| sample.context_ids.iter().map(move |id| (sample, id)))
+            .filter(|(_, id)| !ids.contains(id.as_str()));
+        for (sample, id) in missing.take(SHOWN_ROW_ERRORS) {
+            let message = format!(
+                "{}: sample `{}` names gold document `{id}`, which the corpus lacks",
+                set.path, sample.id
+            );
+            self.add(path, message, "`context_ids` are ids of corpus documents");
+        }
+    }
+
+    /// An eval question that stands in the training rows makes a fine-tuned arm look better than
+    /// it is.
+    fn leakage(&mut self, set: &EvalSet, samples: &[Sample], train: &[TrainRow]) {
+        let learnt: BTreeSet<String> = train
+            .iter()
+            .filter_map(|row| match row {
+                TrainRow::Completion { input, .. } => Some(normal(input)),
+                TrainRow::Text(_) => None,
+            })
+            .collect();
+        let leaked =
+            samples.iter().filter(|sample| learnt.contains(&normal(&sample.input))).count();
+        if leaked > 0 {
+            self.warnings.push(format!(
+                "set `{}`: {leaked} of {} questions stand in the training rows too; fine-tuned and few-shot arms may look better than they are",
+                set.name,
+                samples.len()
+            ));
+        }
+    }
+
+    fn prompts(
+        &mut self,
+        experiment: &Experiment,
+        plans: &[ArmPlan],
+        mut sets: Vec<LoadedSet>,
+    ) -> Vec<LoadedSet> {
+        for set in &mut sets {
+            for plan in plans.iter().filter(|plan| plan.sets.contains(&set.spec.name)) {
+                let arm = experiment.arms.iter().position(|arm| arm.name == plan.name).unwrap_or(0);
+                if let Some(prompt) = self.prompt(arm, plan, &set.spec) {
+                    set.prompts.insert(plan.name.clone(), prompt);
+                }
+            }
+        }
+        sets
+    }
+
+    fn prompt(&mut self, arm: usize, plan: &ArmPlan, set: &EvalSet) -> Option<PromptTemplate> {
+        let arm = arm.to_string();
+        let path = ["arms", &arm, "strategy"];
+        let own = |prompt: &Option<String>, rag: Option<&Option<String>>| {
+            prompt.clone().or_else(|| rag.cloned().flatten())
+        };
+        let user = own(&plan.prompt.template, plan.rag.as_ref().map(|rag| &rag.template))
+            .or_else(|| set.template.clone())
+            .unwrap_or_else(|| PromptTemplate::DEFAULT.into());
+        let system = own(&plan.prompt.system, plan.rag.as_ref().map(|rag| &rag.system))
+            .or_else(|| set.system.clone());
+        let user = self.text(&path, &user)?;
+        let system = match system {
+            Some(system) => Some(self.text(&path, &system)?),
+            None => None,
+        };
+        let prompt = PromptTemplate { system, user };
+        let known = bench_core::template::VARIABLES.join(", ");
+        match prompt.unknown_variables() {
+            Ok(unknown) => {
+                for name in &unknown {
+                    let message = format!("the template of arm `{}` uses `{name}`", plan.name);
+                    self.add(&path, message, &format!("a template knows: {known}"));
+                }
+            }
+            Err(error) => {
+                let message =
+                    format!("the template of arm `{}` is not Jinja: {error:#}", plan.name);
+                self.add(&path, message, "see the template language of minijinja");
+                return None;
+            }
+        }
+        if plan.rag.is_some() && !prompt.mentions("context") && !prompt.mentions("passages") {
+            let message =
+                format!("arm `{}` retrieves, but its template shows no passage", plan.name);
+            self.add(&path, message, "put `{{ context }}` into the template");
+        }
+        if !prompt.mentions("input") {
+            let message = format!("the template of arm `{}` does not ask the question", plan.name);
+            self.add(&path, message, "put `{{ input }}` into the template");
+        }
+        Some(prompt)
+    }
+}
+
+fn normal(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Folder(tempfile::TempDir);
+
+    impl Folder {
+        fn new() -> Self {
+            let folder = Self(tempfile::tempdir().unwrap());
+            folder.write(
+                "e.jsonl",
+                "{\"id\":\"a\",\"input\":\"q\",\"reference\":\"r\",\"context_ids\":[\"d\"]}\n",
+            );
+            folder.write("c.jsonl", "{\"id\":\"d\",\"text\":\"t\"}\n");
+            folder.write("t.jsonl", "{\"input\":\"other\",\"reference\":\"r\"}\n");
+            folder.write("x.yaml", EXPERIMENT);
+            folder
+        }
+
+        fn write(&self, name: &str, text: &str) {
+            fs_err::write(self.0.path().join(name), text).unwrap();
+        }
+
+        fn load(&self) -> Result<Loaded, LoadError> {
+            load(&self.0.path().join("x.yaml"), &|_| None, None)
+        }
+
+        #[track_caller]
+        fn check(&self, expect: &str) {
+            let LoadError::Wrong(error) = self.load().unwrap_err() else { panic!("another error") };
+            let messages: Vec<String> = error.problems().iter().map(ToString::to_string).collect();
+            assert!(messages.iter().any(|message| message.contains(expect)), "{messages:#?}");
+        }
+    }
+
+    const EXPERIMENT: &str = "version: 1
+models: { m: { scripted: { otherwise: r } } }
+eval_sets: [{ name: s, path: e.jsonl, corpus: c.jsonl, train: t.jsonl, scorers: [exact_match] }]
+arms:
+  - { name: a, model: m, strategy: prompt }
+  - { name: b, model: m, strategy: rag }
+compare: { baseline: a }
+";
+
+    #[test]
+    fn all_files_are_read_and_digested() {
+        let loaded = Folder::new().load().unwrap();
+        assert_eq!(loaded.files.len(), 3);
+        assert_eq!(loaded.sets[0].prompts.len(), 2);
+        assert_eq!(loaded.experiment.name, "x");
+        assert!(loaded.warnings.is_empty());
+    }
+
+    #[test]
+    fn the_plan_changes_with_the_data() {
+        let folder = Folder::new();
+        let before = folder.load().unwrap().plan_digest;
+        folder.write("c.jsonl", "{\"id\":\"d\",\"text\":\"other\"}\n");
+        assert_ne!(folder.load().unwrap().plan_digest, before);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_file_is_said_with_its_name() {
+        let folder = Folder::new();
+        folder.write("e.jsonl", "{\"id\":\"a\"}\n");
+        folder.check("e.jsonl, line 1: missing field `input`");
+        folder.write(
+            "e.jsonl",
+            "{\"id\":\"a\",\"input\":\"q\",\"reference\":\"r\",\"context_ids\":[\"nope\"]}\n",
+        );
+        folder.check("sample `a` names gold document `nope`");
+        fs_err::write(folder.0.path().join("e.jsonl"), b"{}\n\xff").unwrap();
+        folder.check("`e.jsonl` is not UTF-8 (line 2)");
+        fs_err::remove_file(folder.0.path().join("e.jsonl")).unwrap();
+        folder.check("there is no file `e.jsonl`");
+    }
+
+    #[test]
+    fn a_template_is_checked_before_anything_runs() {
+        let folder = Folder::new();
+        folder.write(
+            "x.yaml",
+            &EXPERIMENT
+                .replace("strategy: rag", "strategy: { rag: { template: '{{ question }}' } }"),
+        );
+        folder.check("uses `question`");
+        folder.check("shows no passage");
+        folder.check("does not ask the question");
+    }
+
+    #[test]
+    fn a_question_in_the_training_rows_is_a_warning() {
+        let folder = Folder::new();
+        folder.write("t.jsonl", "{\"input\":\" Q \",\"reference\":\"r\"}\n");
+        assert!(folder.load().unwrap().warnings[0].contains("1 of 1 questions"));
+    }
+
+    #[test]
+    fn a_draw_is_stable_when_items_are_added() {
+        let items: Vec<u32> = (0..50).collect();
+        let few = draw(&items[..40], 10, 7, |_, item| item.to_string());
+        let more = draw(&items, 10, 7, |_, item| item.to_string());
+        assert_eq!(few.len(), 10);
+        let kept = few.iter().filter(|item| more.contains(item)).count();
+        assert!(kept >= 5, "{kept}");
+    }
+}

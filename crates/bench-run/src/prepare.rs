@@ -1,0 +1,377 @@
+//! Making every arm ready to answer: find its model, build its index, train its adapters.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bench_core::backend::{
+    BackendError, Embedder, IndexJob, ModelFolder, Passage, ProbeRow, Progress, Retriever, Stage,
+    TrainExample, TrainJob, TrainOutcome, Trainer,
+};
+use bench_core::dataset::{Document, TrainRow};
+use bench_core::digest;
+use bench_core::manifest::{IndexEntry, TrainingEntry};
+use bench_core::spec::{ArmPlan, Finetune, IndexBackend, PassageSource, Rag, Select};
+
+use crate::backends::{Backends, ResolvedModel};
+use crate::load::{Loaded, LoadedSet, draw};
+use crate::prompt::{Fewshot, Layout, Passages, as_documents};
+use crate::store::{State, Store};
+
+/// An arm on one eval set, ready but for its weights.
+pub(crate) struct PreparedArm {
+    /// As planned.
+    pub(crate) plan: ArmPlan,
+    /// Position of its eval set.
+    pub(crate) set: usize,
+    /// Its model.
+    pub(crate) model: ResolvedModel,
+    /// How it lays out prompts.
+    pub(crate) layout: Layout,
+    /// One adapter per training seed; a single `None` for an arm that is not trained.
+    pub(crate) adapters: Vec<Option<Adapter>>,
+}
+
+/// A trained adapter.
+#[derive(Clone)]
+pub(crate) struct Adapter {
+    pub(crate) seed: u64,
+    pub(crate) folder: PathBuf,
+    pub(crate) digest: String,
+    pub(crate) base: ModelFolder,
+    pub(crate) trainer: Arc<dyn Trainer>,
+    /// Rows on which trainer and server must agree.
+    pub(crate) probes: Vec<ProbeRow>,
+}
+
+/// Every arm, and what preparing them left behind for the manifest.
+pub(crate) struct Prepared {
+    pub(crate) arms: Vec<PreparedArm>,
+    pub(crate) models: BTreeMap<String, ResolvedModel>,
+    pub(crate) training: Vec<TrainingEntry>,
+    pub(crate) indexes: Vec<IndexEntry>,
+    pub(crate) embedder: Option<Arc<dyn Embedder>>,
+}
+
+/// Rows of the fairness check.
+const PROBE_ROWS: usize = 16;
+
+/// Validation rows: enough to see over-fitting, few enough to cost nothing.
+const DEV_ROWS: usize = 32;
+
+pub(crate) struct Preparer<'a> {
+    pub(crate) loaded: &'a Loaded,
+    pub(crate) backends: &'a dyn Backends,
+    pub(crate) progress: &'a dyn Progress,
+    pub(crate) folder: PathBuf,
+    pub(crate) indexes: BTreeMap<String, (Arc<dyn Retriever>, usize)>,
+    pub(crate) trained: BTreeMap<String, (TrainOutcome, usize)>,
+    pub(crate) prepared: Prepared,
+}
+
+impl<'a> Preparer<'a> {
+    pub(crate) fn new(
+        loaded: &'a Loaded,
+        backends: &'a dyn Backends,
+        progress: &'a dyn Progress,
+        folder: PathBuf,
+    ) -> Self {
+        let prepared = Prepared {
+            arms: Vec::new(),
+            models: BTreeMap::new(),
+            training: Vec::new(),
+            indexes: Vec::new(),
+            embedder: None,
+        };
+        Self {
+            loaded,
+            backends,
+            progress,
+            folder,
+            indexes: BTreeMap::new(),
+            trained: BTreeMap::new(),
+            prepared,
+        }
+    }
+
+    pub(crate) fn prepare(
+        mut self,
+        chosen: &dyn Fn(&str) -> bool,
+        store: &mut Store,
+    ) -> Result<Prepared, BackendError> {
+        let loaded = self.loaded;
+        let plans: Vec<&ArmPlan> = loaded.plans.iter().filter(|plan| chosen(&plan.name)).collect();
+        let judge = loaded.experiment.judge.as_ref().map(|judge| judge.model.as_str());
+        for name in plans.iter().map(|plan| plan.model.as_str()).chain(judge) {
+            if !self.prepared.models.contains_key(name) {
+                let source = &loaded.experiment.models[name];
+                let model = self.backends.resolve(name, source, self.progress)?;
+                self.prepared.models.insert(name.to_owned(), model);
+            }
+        }
+        for (index, set) in loaded.sets.iter().enumerate() {
+            for plan in plans.iter().filter(|plan| plan.sets.contains(&set.spec.name)) {
+                let arm = self.arm(index, set, plan, store)?;
+                self.prepared.arms.push(arm);
+            }
+        }
+        Ok(self.prepared)
+    }
+
+    fn arm(
+        &mut self,
+        index: usize,
+        set: &LoadedSet,
+        plan: &ArmPlan,
+        store: &mut Store,
+    ) -> Result<PreparedArm, BackendError> {
+        let model = self.prepared.models[&plan.model].clone();
+        let train = set.train.as_deref().unwrap_or_default();
+        let seed = self.loaded.experiment.run.seed;
+        let fewshot = if plan.prompt.num_fewshot > 0 {
+            let embedder = match plan.prompt.select {
+                Select::Nearest => Some(self.embedder()?),
+                Select::Fixed | Select::Random => None,
+            };
+            Some(Fewshot::new(&plan.prompt, train, seed, embedder)?)
+        } else {
+            None
+        };
+        let passages = match &plan.rag {
+            Some(rag) => Some(self.passages(set, plan, rag, store)?),
+            None => None,
+        };
+        let counter = self.backends.counter(&model)?;
+        let template = set.prompts[&plan.name].clone();
+        let layout = Layout { template, fewshot, passages, counter };
+        let adapters = match &plan.finetune {
+            Some(finetune) => self.adapters(set, plan, finetune, &model, &layout, store)?,
+            None => vec![None],
+        };
+        Ok(PreparedArm { plan: plan.clone(), set: index, model, layout, adapters })
+    }
+
+    fn embedder(&mut self) -> Result<Arc<dyn Embedder>, BackendError> {
+        if let Some(embedder) = &self.prepared.embedder {
+            return Ok(Arc::clone(embedder));
+        }
+        let embedder = self.backends.embedder(&self.loaded.experiment.embedder, self.progress)?;
+        self.prepared.embedder = Some(Arc::clone(&embedder));
+        Ok(embedder)
+    }
+
+    fn passages(
+        &mut self,
+        set: &LoadedSet,
+        plan: &ArmPlan,
+        rag: &Rag,
+        store: &mut Store,
+    ) -> Result<Passages, BackendError> {
+        let documents: Arc<Vec<Document>> = Arc::new(match (&set.corpus, &set.train) {
+            (Some(corpus), _) => corpus.clone(),
+            (None, Some(train)) => as_documents(train),
+            (None, None) => Vec::new(),
+        });
+        let seed = self.loaded.experiment.run.seed;
+        if rag.passages != PassageSource::Retrieved {
+            return Ok(Passages {
+                settings: rag.clone(),
+                retriever: Arc::new(Nothing),
+                documents,
+                seed,
+            });
+        }
+        let embedder = if rag.retriever.is_dense() { Some(self.embedder()?) } else { None };
+        let embedder_id = embedder.as_ref().map_or("none", |embedder| embedder.id()).to_owned();
+        let key = digest::of_json(&(
+            &set.spec.name,
+            documents.as_slice(),
+            &rag.retriever,
+            rag.chunk_size,
+            rag.chunk_overlap,
+            &rag.index,
+            &embedder_id,
+        ));
+        if let Some((retriever, entry)) = self.indexes.get(&key) {
+            self.prepared.indexes[*entry].arms.push(plan.name.clone());
+            return Ok(Passages {
+                settings: rag.clone(),
+                retriever: Arc::clone(retriever),
+                documents,
+                seed,
+            });
+        }
+        let job = IndexJob {
+            documents: documents.as_ref().clone(),
+            settings: rag.clone(),
+            embedder,
+            folder: self.folder.join("index").join(digest::short(&key)),
+        };
+        let what = format!("{} ({} documents)", set.spec.name, documents.len());
+        let mut task = None;
+        let progress = self.progress;
+        let started = std::time::Instant::now();
+        let indexer = self.backends.indexer(&rag.index)?;
+        let retriever = indexer.index(&job, &mut |done, total| {
+            let task = task.get_or_insert_with(|| progress.begin(Stage::Index, &what, total));
+            task.advance(done, "");
+        })?;
+        drop(task);
+        add_seconds(&mut store.state, "index", started.elapsed().as_secs_f64());
+        let mut info = retriever.info();
+        if info.seconds > 0.0 || !store.state.indexes.contains_key(&key) {
+            store.state.indexes.insert(key.clone(), info.clone());
+        }
+        info = store.state.indexes[&key].clone();
+        self.indexes.insert(key, (Arc::clone(&retriever), self.prepared.indexes.len()));
+        self.prepared.indexes.push(IndexEntry {
+            arms: vec![plan.name.clone()],
+            set: set.spec.name.clone(),
+            embedder: match &rag.index {
+                IndexBackend::Exact | IndexBackend::Qdrant { .. } => embedder_id,
+            },
+            info,
+        });
+        Ok(Passages { settings: rag.clone(), retriever, documents, seed })
+    }
+
+    fn adapters(
+        &mut self,
+        set: &LoadedSet,
+        plan: &ArmPlan,
+        settings: &Finetune,
+        model: &ResolvedModel,
+        layout: &Layout,
+        store: &mut Store,
+    ) -> Result<Vec<Option<Adapter>>, BackendError> {
+        let train = set.train.as_deref().unwrap_or_default();
+        let base = model.folder()?;
+        let trainer = self.backends.trainer(model)?;
+        let mut adapters = Vec::new();
+        for &seed in &settings.seeds {
+            let rows: Vec<&TrainRow> = match settings.limit {
+                Some(limit) => draw(train, limit as usize, seed, |index, _| index.to_string()),
+                None => train.iter().collect(),
+            };
+            let examples =
+                rows.iter().map(|row| example(row, layout)).collect::<Result<Vec<_>, _>>()?;
+            let dev = dev_examples(set, layout)?;
+            let one = Finetune { seeds: vec![seed], limit: None, ..settings.clone() };
+            let key = digest::of_json(&(&base.digest, &one, seed, &examples, &dev));
+            let found = self.trained.get(&key).cloned();
+            let (outcome, entry) = if let Some(found) = found {
+                found
+            } else {
+                let output = self.folder.join("adapters").join(digest::short(&key));
+                let base = base.clone();
+                let examples = examples.clone();
+                let rows = examples.len() as u64;
+                let job = TrainJob { base, examples, dev, settings: one, seed, output };
+                let outcome = self.train(&job, trainer.as_ref(), set, plan, store)?;
+                let set = set.spec.name.clone();
+                let arms = Vec::new();
+                let entry = TrainingEntry { arms, set, seed, rows, outcome: outcome.clone() };
+                self.prepared.training.push(entry);
+                let found = (outcome, self.prepared.training.len() - 1);
+                self.trained.insert(key, found.clone());
+                found
+            };
+            let arms = &mut self.prepared.training[entry].arms;
+            if !arms.contains(&plan.name) {
+                arms.push(plan.name.clone());
+            }
+            adapters.push(Some(Adapter {
+                seed,
+                folder: outcome.adapter.clone(),
+                digest: outcome.digest.clone(),
+                base: base.clone(),
+                trainer: Arc::clone(&trainer),
+                probes: probes(&examples),
+            }));
+        }
+        Ok(adapters)
+    }
+
+    fn train(
+        &self,
+        job: &TrainJob,
+        trainer: &dyn Trainer,
+        set: &LoadedSet,
+        plan: &ArmPlan,
+        store: &mut Store,
+    ) -> Result<TrainOutcome, BackendError> {
+        let what = format!(
+            "{} on {} ({} rows, seed {})",
+            plan.name,
+            set.spec.name,
+            job.examples.len(),
+            job.seed
+        );
+        let started = std::time::Instant::now();
+        let mut task = None;
+        let outcome = trainer.train(job, &mut |step| {
+            let task = task
+                .get_or_insert_with(|| self.progress.begin(Stage::Train, &what, step.total_steps));
+            let dev = step.dev_loss.map_or_else(String::new, |loss| format!(", dev {loss:.3}"));
+            let note =
+                format!("loss {:.3}{dev}, {:.0} tokens/s", step.loss, step.tokens_per_second);
+            task.advance(step.step, &note);
+        })?;
+        drop(task);
+        add_seconds(&mut store.state, "train", started.elapsed().as_secs_f64());
+        Ok(outcome)
+    }
+}
+
+pub(crate) fn add_seconds(state: &mut State, stage: &str, seconds: f64) {
+    // What takes no time was found on disk; a repeated run must not change what the first measured.
+    if seconds >= 0.5 {
+        *state.seconds.entry(stage.to_owned()).or_default() += seconds;
+    }
+}
+
+fn example(row: &TrainRow, layout: &Layout) -> Result<TrainExample, BackendError> {
+    Ok(match row {
+        TrainRow::Completion { input, reference } => TrainExample::Completion {
+            messages: layout.training_turns(input)?,
+            completion: reference.clone(),
+        },
+        TrainRow::Text(text) => TrainExample::Text(text.clone()),
+    })
+}
+
+fn dev_examples(set: &LoadedSet, layout: &Layout) -> Result<Vec<TrainExample>, BackendError> {
+    let dev = set.dev.as_deref().unwrap_or_default();
+    draw(dev, DEV_ROWS, 0, |_, sample| sample.id.clone())
+        .into_iter()
+        .map(|sample| {
+            Ok(TrainExample::Completion {
+                messages: layout.training_turns(&sample.input)?,
+                completion: sample.reference.clone(),
+            })
+        })
+        .collect()
+}
+
+fn probes(examples: &[TrainExample]) -> Vec<ProbeRow> {
+    let rows = examples.iter().filter_map(|example| match example {
+        TrainExample::Completion { messages, completion } => {
+            Some(ProbeRow { messages: messages.clone(), completion: completion.clone() })
+        }
+        TrainExample::Text(_) => None,
+    });
+    rows.take(PROBE_ROWS).collect()
+}
+
+/// The retriever of arms that do not search.
+struct Nothing;
+
+impl Retriever for Nothing {
+    fn retrieve(&self, _: &str, _: usize) -> Result<Vec<Passage>, BackendError> {
+        Ok(Vec::new())
+    }
+
+    fn info(&self) -> bench_core::backend::IndexInfo {
+        bench_core::backend::IndexInfo::default()
+    }
+}
