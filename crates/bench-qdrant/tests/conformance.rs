@@ -1,0 +1,217 @@
+//! The same corpus and the same questions on disk and on a server give the same passages. The
+//! client is the real one and speaks gRPC to a test double in this process; where
+//! `BENCH_QDRANT_URL` names a real server, the same questions go there too.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod double;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bench_core::backend::{BackendError, BackendErrorKind, IndexJob, Indexer, Retriever};
+use bench_core::dataset::Document;
+use bench_core::spec::{Rag, Retrieval};
+use bench_qdrant::QdrantIndexer;
+use bench_retrieval::{English, ExactIndexer, HashingEmbedder};
+
+use double::Double;
+
+const N_DOCUMENTS: usize = 400;
+const QUESTIONS: [&str; 5] = [
+    "Who repaired the copper lantern?",
+    "the slate bridges of winter",
+    "amber, amber and more amber orchards",
+    "What does document 17 say about the harbour?",
+    "when is it that they were",
+];
+
+fn retrievals() -> [Retrieval; 4] {
+    [
+        Retrieval::Dense {},
+        Retrieval::Bm25 { k1: 1.2, b: 0.75 },
+        Retrieval::Hybrid { dense_weight: 0.7 },
+        Retrieval::Rrf { k: 10.0 },
+    ]
+}
+
+/// Documents of words drawn by their number, so that terms have many frequencies and lengths.
+fn documents() -> Vec<Document> {
+    const WORDS: [&str; 16] = [
+        "copper", "lantern", "bridge", "slate", "winter", "amber", "orchard", "harbour", "repair",
+        "river", "tide", "glass", "market", "bell", "salt", "library",
+    ];
+    let document = |n: usize| {
+        let word = |i: usize| WORDS[(n * (i + 3) + i * i + n / 7) % WORDS.len()];
+        let words: Vec<&str> = (0..8 + n % 23).map(word).collect();
+        Document {
+            id: format!("document {n}"),
+            title: if n.is_multiple_of(3) {
+                String::new()
+            } else {
+                format!("The {} of {n}", word(n))
+            },
+            text: format!("{} {n}.", words.join(" ")),
+        }
+    };
+    (0..N_DOCUMENTS).map(document).collect()
+}
+
+fn job(folder: &Path, retriever: Retrieval) -> IndexJob {
+    IndexJob {
+        documents: documents(),
+        settings: Rag { retriever, chunk_size: 20, ..Rag::default() },
+        embedder: Some(Arc::new(HashingEmbedder::new(64))),
+        folder: folder.to_owned(),
+    }
+}
+
+fn indexer(url: &str, collection: Option<&str>) -> QdrantIndexer {
+    QdrantIndexer::new(url, None, collection.map(ToOwned::to_owned), Arc::new(English))
+}
+
+fn build(indexer: &dyn Indexer, job: &IndexJob) -> Result<Arc<dyn Retriever>, BackendError> {
+    indexer.index(job, &mut |_, _| {})
+}
+
+/// Same passages in the same order; where scores tie, either order is right.
+#[track_caller]
+fn check_same(retrieval: &Retrieval, exact: &dyn Retriever, server: &dyn Retriever) {
+    for question in QUESTIONS {
+        let expect = exact.retrieve(question, 10).unwrap();
+        let found = server.retrieve(question, 10).unwrap();
+        assert_eq!(found.len(), expect.len(), "{retrieval:?}: {question}");
+        for (found, expect) in found.iter().zip(&expect) {
+            let near = (found.score - expect.score).abs() < 1e-4;
+            assert!(near, "{retrieval:?}: {question}\n{found:?}\n{expect:?}");
+        }
+        let last = expect.last().map_or(0.0, |passage| passage.score);
+        for passage in expect.iter().filter(|passage| passage.score > last + 1e-4) {
+            let same = found.iter().find(|found| found.id == passage.id);
+            let same = same.unwrap_or_else(|| panic!("{retrieval:?}: {question}: {passage:?}"));
+            assert_eq!((&same.text, &same.title), (&passage.text, &passage.title));
+        }
+    }
+}
+
+fn check_server(url: &str) {
+    for retrieval in retrievals() {
+        let folder = tempfile::tempdir().unwrap();
+        let job = job(folder.path(), retrieval.clone());
+        let exact = build(&ExactIndexer, &job).unwrap();
+        let server = build(&indexer(url, None), &job).unwrap();
+        assert_eq!(server.info().chunks, exact.info().chunks);
+        check_same(&retrieval, exact.as_ref(), server.as_ref());
+        let again = build(&indexer(url, None), &job).unwrap();
+        assert!(again.info().seconds == 0.0, "an index that is there is opened");
+    }
+}
+
+#[test]
+fn a_server_finds_what_the_exact_index_finds() {
+    check_server(&Double::start().1);
+}
+
+#[test]
+#[expect(clippy::print_stderr, reason = "a skipped test says so by name")]
+fn a_real_server_finds_what_the_exact_index_finds() {
+    match std::env::var("BENCH_QDRANT_URL") {
+        Ok(url) => check_server(&url),
+        Err(_) => eprintln!(
+            "skipped a_real_server_finds_what_the_exact_index_finds: BENCH_QDRANT_URL names no server"
+        ),
+    }
+}
+
+#[test]
+fn a_server_that_is_away_for_a_moment_costs_nothing() {
+    let (double, url) = Double::start();
+    let folder = tempfile::tempdir().unwrap();
+    let job = job(folder.path(), Retrieval::Dense {});
+    double.allow_upserts(2);
+    let returns = double.clone();
+    let back = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(400));
+        returns.allow_upserts(i64::MAX);
+    });
+    let info = build(&indexer(&url, None), &job).unwrap().info();
+    back.join().unwrap();
+    assert_eq!(double.n_points(&double.names()[0]), info.chunks as usize);
+}
+
+#[test]
+fn a_build_that_was_interrupted_goes_on_without_duplicates() {
+    let (double, url) = Double::start();
+    let folder = tempfile::tempdir().unwrap();
+    let job = job(folder.path(), Retrieval::Hybrid { dense_weight: 0.7 });
+    double.allow_upserts(3);
+    let error = build(&indexer(&url, None), &job).err().unwrap();
+    assert_eq!(error.kind, BackendErrorKind::Transient);
+    assert!(error.chain().contains(&format!("no answer from `{url}`")), "{}", error.chain());
+    let name = double.names().remove(0);
+    assert_eq!(double.n_points(&name), 1 + 2 * 128);
+
+    double.allow_upserts(i64::MAX);
+    let server = build(&indexer(&url, None), &job).unwrap();
+    assert_eq!(double.names(), std::slice::from_ref(&name));
+    assert_eq!(double.n_points(&name), server.info().chunks as usize);
+    let batches = (server.info().chunks - (1 + 128)).div_ceil(128);
+    assert_eq!(double.n_upserts(), 3 + batches, "only the batch under way is sent again");
+    let exact = build(&ExactIndexer, &job).unwrap();
+    check_same(&job.settings.retriever, exact.as_ref(), server.as_ref());
+}
+
+#[test]
+fn a_named_collection_follows_its_corpus_and_a_foreign_one_is_refused() {
+    let (double, url) = Double::start();
+    let folder = tempfile::tempdir().unwrap();
+    let mut job = job(folder.path(), Retrieval::Dense {});
+    let named = indexer(&url, Some("meridian"));
+    let before = build(&named, &job).unwrap().info();
+    job.documents.truncate(50);
+    let after = build(&named, &job).unwrap().info();
+    assert_eq!(double.names(), ["meridian"]);
+    assert_eq!(double.n_points("meridian"), after.chunks as usize);
+    assert!(after.chunks < before.chunks && after.digest != before.digest);
+
+    double.forget_owner("meridian");
+    let error = build(&named, &job).err().unwrap().chain();
+    assert!(error.contains("collection `meridian` holds something that bench did not write"));
+    assert_eq!(double.n_points("meridian"), after.chunks as usize, "and it is left alone");
+}
+
+#[test]
+fn a_collection_that_vanishes_is_named() {
+    let (double, url) = Double::start();
+    let folder = tempfile::tempdir().unwrap();
+    let server =
+        build(&indexer(&url, Some("gone")), &job(folder.path(), Retrieval::Dense {})).unwrap();
+    double.drop_collection("gone");
+    let error = server.retrieve("anything", 3).unwrap_err().chain();
+    assert!(error.contains("Collection `gone` doesn't exist!"), "{error}");
+}
+
+#[test]
+fn an_address_without_a_server_and_no_address_at_all_are_errors() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = job(folder.path(), Retrieval::Dense {});
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let error = build(&indexer(&url, None), &job).err().unwrap();
+    assert_eq!(error.kind, BackendErrorKind::Transient);
+    assert!(error.chain().contains(&format!("no answer from `{url}`")), "{}", error.chain());
+    assert!(build(&indexer("not an address", None), &job).is_err());
+}
+
+#[test]
+fn it_can_be_used_inside_a_runtime() {
+    let (_double, url) = Double::start();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async move {
+        let folder = tempfile::tempdir().unwrap();
+        let job = job(folder.path(), Retrieval::Dense {});
+        let server = build(&indexer(&url, None), &job).unwrap();
+        assert_eq!(server.retrieve("copper lantern", 3).unwrap().len(), 3);
+    });
+}
