@@ -1,0 +1,42 @@
+//! Counting prompt tokens without loading weights.
+
+use std::path::Path;
+
+use bench_core::backend::BackendError;
+use bench_core::chat::Message;
+
+use crate::BACKEND;
+use crate::folder::Folder;
+
+/// The chat template and tokenizer of a model folder, and nothing heavier.
+pub struct PromptCounter(Folder);
+
+impl PromptCounter {
+    /// Opens a model folder.
+    ///
+    /// # Errors
+    /// As for loading the model.
+    pub fn open(folder: &Path) -> Result<Self, BackendError> {
+        Folder::open(folder).map(Self).map_err(|error| BackendError::fatal(BACKEND, error))
+    }
+
+    /// Tokens of the conversation as the server will see it.
+    ///
+    /// # Errors
+    /// A chat template that refuses the conversation.
+    pub fn count(&self, messages: &[Message]) -> Result<u32, BackendError> {
+        let rejected = |error: String| BackendError::rejected(BACKEND, error);
+        let text = self.0.template.render(messages).map_err(|error| rejected(error.to_string()))?;
+        let encoding = self
+            .0
+            .tokenizer
+            .encode_fast(text, false)
+            .map_err(|error| rejected(error.to_string()))?;
+        Ok(encoding.get_ids().len() as u32)
+    }
+
+    /// Tokens that prompt and answer may take together.
+    pub fn context_window(&self) -> u32 {
+        self.0.window as u32
+    }
+}

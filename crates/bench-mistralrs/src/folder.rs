@@ -1,0 +1,195 @@
+//! A model folder, checked before the library reads it: what the library would answer with a
+//! panic, or silently do wrong, is refused here by name.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bench_core::chat::ChatTemplate;
+use candle_core::safetensors::MmapedSafetensors;
+use serde_json::Value;
+use tokenizers::Tokenizer;
+
+/// The dimensions of every tensor, by name.
+pub(crate) type Shapes = BTreeMap<String, Vec<usize>>;
+
+pub(crate) struct Folder {
+    pub(crate) path: PathBuf,
+    pub(crate) template: ChatTemplate,
+    pub(crate) tokenizer: Arc<Tokenizer>,
+    /// The tokens a prompt and its answer may take together.
+    pub(crate) window: usize,
+    /// Special tokens that end an answer, the one to end it with ourselves first.
+    pub(crate) ends: Vec<u32>,
+    /// The one that ends a constrained answer; without it, answers cannot be constrained.
+    pub(crate) grammar_end: Option<u32>,
+    pub(crate) shapes: Shapes,
+}
+
+impl Folder {
+    pub(crate) fn open(path: &Path) -> Result<Self, String> {
+        let read =
+            |name: &str| fs_err::read_to_string(path.join(name)).map_err(|error| error.to_string());
+        let config = json(path, "config.json")?;
+        if !config["quantization_config"].is_null() {
+            return Err(format!(
+                "`{}` is quantised (`quantization_config` in config.json), and adapters are silently ignored on such weights; use the unquantised model",
+                path.display()
+            ));
+        }
+        if config.get("rope_theta").is_none() && config.get("rope_parameters").is_some() {
+            return Err(format!(
+                "`{}/config.json` has `rope_parameters` where mistral.rs 0.8.1 reads `rope_theta`; copy the value to a top-level `rope_theta`",
+                path.display()
+            ));
+        }
+        let window = config["max_position_embeddings"].as_u64().ok_or_else(|| {
+            format!("`{}/config.json` has no `max_position_embeddings`", path.display())
+        })? as usize;
+        let tokenizer_config = read("tokenizer_config.json")?;
+        let jinja = path.join("chat_template.jinja");
+        let jinja = jinja.exists().then(|| read("chat_template.jinja")).transpose()?;
+        let template = ChatTemplate::from_folder(&tokenizer_config, jinja.as_deref())
+            .map_err(|error| format!("`{}`: {error}", path.display()))?;
+        let mut tokenizer = Tokenizer::from_file(path.join("tokenizer.json"))
+            .map_err(|error| format!("`{}/tokenizer.json`: {error}", path.display()))?;
+        // Some folders say how to batch for training; a prompt must never be cut silently.
+        tokenizer
+            .with_padding(None)
+            .with_truncation(None)
+            .map_err(|error| format!("`{}/tokenizer.json`: {error}", path.display()))?;
+        let grammar_end = grammar_end(&tokenizer);
+        let ends = ends(path, &config, &template, &tokenizer, grammar_end)?;
+        let shapes = shapes(&weight_files(path)?)?;
+        if let Some(missing) = missing_tensor(&config, &shapes) {
+            return Err(format!(
+                "the weights in `{}` lack `{missing}`; the model was not copied whole, get it again",
+                path.display()
+            ));
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            template,
+            tokenizer: Arc::new(tokenizer),
+            window,
+            ends,
+            grammar_end,
+            shapes,
+        })
+    }
+}
+
+pub(crate) fn json(folder: &Path, name: &str) -> Result<Value, String> {
+    let path = folder.join(name);
+    let text = fs_err::read_to_string(&path).map_err(|error| error.to_string())?;
+    serde_json::from_str(&text).map_err(|error| format!("`{}`: {error}", path.display()))
+}
+
+/// Reads the headers of safetensors files.
+pub(crate) fn shapes(files: &[PathBuf]) -> Result<Shapes, String> {
+    #[expect(unsafe_code, reason = "mapping weights; nobody writes into a folder in use")]
+    let mapped = unsafe { MmapedSafetensors::multi(files) }.map_err(|error| {
+        let error = error.to_string();
+        format!(
+            "{}; the file is damaged or was not copied whole, get it again",
+            error.lines().next().unwrap_or_default()
+        )
+    })?;
+    let tensors = mapped.tensors().into_iter();
+    Ok(tensors.map(|(name, view)| (name, view.shape().to_vec())).collect())
+}
+
+/// mistral.rs puts a dummy in the place of a missing matrix. Layers are alike, but in mixtures of
+/// experts.
+fn missing_tensor(config: &Value, shapes: &Shapes) -> Option<String> {
+    let mut expected = BTreeSet::from(["model.embed_tokens.weight".to_owned()]);
+    if config["tie_word_embeddings"] == false {
+        expected.insert("lm_head.weight".into());
+    }
+    if !shapes.keys().any(|name| name.contains("expert")) {
+        let in_layers: BTreeSet<&str> = shapes
+            .keys()
+            .filter_map(|name| name.strip_prefix("model.layers.")?.split_once('.'))
+            .map(|(_, rest)| rest)
+            .collect();
+        for layer in 0..config["num_hidden_layers"].as_u64().unwrap_or(0) {
+            expected.extend(in_layers.iter().map(|rest| format!("model.layers.{layer}.{rest}")));
+        }
+    }
+    expected.into_iter().find(|name| !shapes.contains_key(name))
+}
+
+fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, String> {
+    if folder.join("adapter_model.safetensors").exists() {
+        return Err(format!(
+            "`{}` holds an adapter beside the model, which would be read as a part of it; move `adapter_model.safetensors` to a folder of its own",
+            folder.display()
+        ));
+    }
+    let mut files: Vec<PathBuf> = fs_err::read_dir(folder)
+        .map_err(|error| error.to_string())?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "safetensors"))
+        .collect();
+    files.sort();
+    if files.is_empty() {
+        Err(format!("`{}` holds no `.safetensors` file", folder.display()))
+    } else {
+        Ok(files)
+    }
+}
+
+/// The ids that end an answer: what `generation_config.json`, `config.json` and the tokenizer name.
+fn ends(
+    folder: &Path,
+    config: &Value,
+    template: &ChatTemplate,
+    tokenizer: &Tokenizer,
+    grammar_end: Option<u32>,
+) -> Result<Vec<u32>, String> {
+    let generation = if folder.join("generation_config.json").exists() {
+        json(folder, "generation_config.json")?
+    } else {
+        Value::Null
+    };
+    let turn_end = tokenizer.token_to_id(&template.eos_token).ok_or_else(|| {
+        format!(
+            "`{}/tokenizer_config.json` says that `{}` ends an answer, but the tokenizer has no such token",
+            folder.display(),
+            template.eos_token
+        )
+    })?;
+    let named = [&generation["eos_token_id"], &config["eos_token_id"]]
+        .into_iter()
+        .flat_map(|ids| ids.as_array().cloned().unwrap_or_else(|| vec![ids.clone()]))
+        .filter_map(|id| u32::try_from(id.as_u64()?).ok());
+    let special = tokenizer.get_added_tokens_decoder();
+    let mut seen = BTreeSet::new();
+    let ends: Vec<u32> = std::iter::once(turn_end)
+        .chain(named)
+        .chain(grammar_end)
+        // An ordinary token may be the beginning of a longer one, so it cannot end an answer.
+        .filter(|id| special.contains_key(id) && seen.insert(*id))
+        .collect();
+    if ends.is_empty() {
+        Err(format!(
+            "`{}/tokenizer.json` does not list `{}` among its `added_tokens`, so no answer would ever end",
+            folder.display(),
+            template.eos_token
+        ))
+    } else {
+        Ok(ends)
+    }
+}
+
+/// The token that the grammar engine ends an answer with: the last of the names it knows.
+fn grammar_end(tokenizer: &Tokenizer) -> Option<u32> {
+    const NAMES: [&str; 5] =
+        ["</s>", "<|endoftext|>", "<|end_of_text|>", "<｜end▁of▁sentence｜>", "<eos>"];
+    let added = tokenizer.get_added_tokens_decoder();
+    added
+        .iter()
+        .filter(|(_, token)| NAMES.contains(&token.content.as_str()))
+        .map(|(id, _)| *id)
+        .max()
+}

@@ -1,0 +1,427 @@
+//! One loaded model, answering.
+
+use std::any::Any;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bench_core::backend::{
+    BackendError, Completion, Constraint, Generator, ModelFolder, Probe, ProbeRow, Request,
+};
+use bench_core::chat::Message;
+use bench_core::digest;
+use candle_core::{DType, Device};
+use mistralrs::model_builder_trait::{build_model_from_pipeline, build_text_pipeline};
+use mistralrs::{ModelDType, TextModelBuilder, TokenSource};
+use mistralrs_core::{
+    CustomLogitsProcessor, NormalRequest, Pipeline, Request as EngineRequest, RequestMessage,
+    Response, SamplingParams, StopTokens,
+};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc};
+
+use crate::choose::{Chooser, likeliest, log_sum_exp};
+use crate::folder::Folder;
+use crate::{BACKEND, adapter};
+
+/// Answers in progress at once.
+///
+/// On the processor, mistral.rs 0.8.1 mixes up the sequences of a batch: its attention for one new
+/// token has one scratch buffer for all of them, so each gets what the last one attends to
+/// (`flash_attn_cpu_single_q`). Answers are therefore written one at a time.
+const MAX_RUNNING: u32 = if cfg!(feature = "cuda") { 32 } else { 1 };
+
+/// A model in memory, merged with its adapter if it has one.
+///
+/// Requests may come all at once and wait for their turn inside. An answer depends on its own
+/// request alone: sampling is seeded by request.
+pub struct MistralGenerator {
+    id: String,
+    folder: Folder,
+    /// `None` only while dropping.
+    model: Option<Served>,
+    /// A probe takes all: the engine cannot show logits and answer at the same time.
+    slots: Arc<Semaphore>,
+}
+
+impl MistralGenerator {
+    /// Loads a model, with an adapter in PEFT's layout when one is given.
+    ///
+    /// # Errors
+    /// A folder or adapter that is incomplete, damaged, quantised or of a kind that mistral.rs
+    /// would load wrongly.
+    pub fn load(model: &ModelFolder, adapter: Option<&Path>) -> Result<Self, BackendError> {
+        let fatal = |message: String| BackendError::fatal(BACKEND, message);
+        let folder = Folder::open(&model.path).map_err(fatal)?;
+        let (dtype, device) = if cfg!(feature = "cuda") {
+            (DType::BF16, Device::new_cuda(0).map_err(|error| fatal(error.to_string()))?)
+        } else {
+            (DType::F32, Device::Cpu)
+        };
+        let adapter = adapter
+            .map(|path| adapter::open(path, &folder, dtype, &device).map_err(fatal))
+            .transpose()?;
+        let mut id = format!(
+            "mistral.rs 0.8.1, {} {}, {}",
+            folder.path.file_name().unwrap_or_default().to_string_lossy(),
+            digest::short(&model.digest),
+            if dtype == DType::F32 { "f32" } else { "bf16" },
+        );
+        if let Some((_, digest)) = &adapter {
+            id.push_str(", adapter ");
+            id.push_str(digest::short(digest));
+        }
+        // The prefix cache is off: on the processor it never lets go of a cache, and every answer
+        // would cost tens of megabytes for the rest of the run.
+        let mut builder = TextModelBuilder::new(folder.path.display())
+            .with_token_source(TokenSource::None)
+            .with_max_num_seqs(MAX_RUNNING as usize)
+            .with_prefix_cache_n(None);
+        builder = if cfg!(feature = "cuda") {
+            builder.with_dtype(ModelDType::BF16)
+        } else {
+            builder.with_dtype(ModelDType::F32).with_force_cpu()
+        };
+        // The library keeps adapters to merge in a thread-local list that it never clears; a
+        // thread of its own keeps this model's adapter out of every other model.
+        let build = move || {
+            mistralrs_quant::clear_applied_loras();
+            if let Some((adapter, _)) = adapter {
+                mistralrs_quant::push_applied_lora(adapter);
+            }
+            let served = serve(builder);
+            mistralrs_quant::clear_applied_loras();
+            served
+        };
+        let model = std::thread::Builder::new()
+            .name("load-model".into())
+            .spawn(build)
+            .map_err(|error| fatal(error.to_string()))?
+            .join()
+            .unwrap_or_else(|panic| Err(panic_message(panic.as_ref())))
+            .map_err(|error| fatal(format!("cannot load `{}`: {error}", folder.path.display())))?;
+        Ok(Self {
+            id,
+            folder,
+            model: Some(model),
+            slots: Arc::new(Semaphore::new(MAX_RUNNING as usize)),
+        })
+    }
+
+    fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>, BackendError> {
+        let text = self.folder.template.render(messages).map_err(|error| {
+            BackendError::rejected(BACKEND, format!("the model's chat template: {error:#}"))
+        })?;
+        self.encode(&text)
+    }
+
+    /// The template writes the special tokens itself.
+    fn encode(&self, text: &str) -> Result<Vec<u32>, BackendError> {
+        let encoding = self
+            .folder
+            .tokenizer
+            .encode_fast(text, false)
+            .map_err(|error| BackendError::rejected(BACKEND, error.to_string()))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    fn check_window(&self, prompt: usize, answer: usize) -> Result<(), BackendError> {
+        let window = self.folder.window;
+        if prompt + answer <= window {
+            return Ok(());
+        }
+        let message = format!(
+            "a prompt of {prompt} tokens and up to {answer} for the answer do not fit the context window of {window}; shorten the prompt or lower `max_tokens`"
+        );
+        Err(BackendError::rejected(BACKEND, message))
+    }
+
+    fn constraint(
+        &self,
+        constraint: Option<&Constraint>,
+    ) -> Result<mistralrs_core::Constraint, BackendError> {
+        let Some(constraint) = constraint else { return Ok(mistralrs_core::Constraint::None) };
+        if self.folder.grammar_end.is_none() {
+            return Err(BackendError::rejected(
+                BACKEND,
+                "answers of this model cannot be constrained: its tokenizer has no end token that the grammar engine knows, such as `<|endoftext|>` or `</s>`",
+            ));
+        }
+        Ok(match constraint {
+            Constraint::JsonSchema(schema) => {
+                mistralrs_core::Constraint::JsonSchema(without_free_space(schema.clone()))
+            }
+            Constraint::Regex(regex) => mistralrs_core::Constraint::Regex(regex.clone()),
+            Constraint::Choices(choices) => {
+                let choices: Vec<String> = choices.iter().map(|choice| escape(choice)).collect();
+                mistralrs_core::Constraint::Regex(format!("({})", choices.join("|")))
+            }
+        })
+    }
+
+    /// Hands a request to the engine once `slots` are free.
+    async fn send(
+        &self,
+        prompt: Vec<u32>,
+        sampling: SamplingParams,
+        slots: u32,
+        chooser: Option<&Arc<Chooser>>,
+        complete: impl FnOnce(&mut NormalRequest) + Send,
+    ) -> Result<Waiting, BackendError> {
+        let slots = Arc::clone(&self.slots).acquire_many_owned(slots).await;
+        let slots = slots.expect("the semaphore is never closed");
+        let start = Instant::now();
+        let (sender, responses) = mpsc::channel(1);
+        let message = RequestMessage::CompletionTokens(prompt);
+        let mut request = NormalRequest::new_simple(message, sampling, sender, 0, None, None);
+        complete(&mut request);
+        let model = self.model.as_ref().expect("only a generator being dropped has no model");
+        let stopped = |error: String| {
+            BackendError::transient(BACKEND, format!("the engine stopped: {error}"))
+        };
+        let engine =
+            model.engine.inner().get_sender(None).map_err(|error| stopped(error.to_string()))?;
+        let request = EngineRequest::Normal(Box::new(request));
+        engine.send(request).await.map_err(|error| stopped(error.to_string()))?;
+        Ok(Waiting { start, rest: Some((responses, slots)), chooser: chooser.cloned() })
+    }
+
+    async fn probe_row(&self, row: &ProbeRow) -> Result<Probe, BackendError> {
+        let mut token_ids = self.prompt(&row.messages)?;
+        let n_prompt = token_ids.len();
+        token_ids.extend(self.encode(&self.folder.template.completion(&row.completion))?);
+        self.check_window(token_ids.len(), 1)?;
+        let sampling = SamplingParams { max_len: Some(1), ..SamplingParams::deterministic() };
+        let raw = |request: &mut NormalRequest| request.return_raw_logits = true;
+        let mut waiting = self.send(token_ids.clone(), sampling, MAX_RUNNING, None, raw).await?;
+        let mut logits = None;
+        // The engine takes one more step before it lets the sequence go; wait for that too.
+        while let Some(response) = waiting.next().await {
+            match response {
+                Response::Raw { logits_chunks, .. } => logits = logits_chunks.into_iter().next(),
+                other => return Err(failure(other)),
+            }
+        }
+        let logits = logits.ok_or_else(engine_stopped)?;
+        let measure = || -> candle_core::Result<Probe> {
+            let logits = logits.to_dtype(DType::F32)?;
+            let n_logits = logits.dims().iter().rev().nth(1).copied().unwrap_or(0);
+            if n_logits != token_ids.len() {
+                candle_core::bail!("{n_logits} logits for {} tokens", token_ids.len());
+            }
+            let vocabulary = logits.dim(candle_core::D::Minus1)?;
+            let logits = logits.reshape((n_logits, vocabulary))?;
+            let mut top1 = Vec::new();
+            let mut nll = 0.0;
+            // The logits at one position are about the token at the next.
+            for (position, &token) in token_ids.iter().enumerate().skip(n_prompt) {
+                let row: Vec<f32> = logits.get(position - 1)?.to_vec1()?;
+                top1.push(likeliest(&row) as u32);
+                nll += log_sum_exp(&row) - f64::from(row[token as usize]);
+            }
+            nll /= top1.len().max(1) as f64;
+            Ok(Probe { token_ids: token_ids.clone(), top1, nll })
+        };
+        measure().map_err(|error| BackendError::rejected(BACKEND, error.to_string()))
+    }
+}
+
+#[async_trait]
+impl Generator for MistralGenerator {
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn count_tokens(&self, messages: &[Message]) -> Result<Option<u32>, BackendError> {
+        Ok(Some(self.prompt(messages)?.len() as u32))
+    }
+
+    async fn generate(&self, request: &Request) -> Result<Completion, BackendError> {
+        let prompt = self.prompt(&request.messages)?;
+        let tokens_in = prompt.len() as u32;
+        self.check_window(prompt.len(), request.max_tokens as usize)?;
+        if request.max_tokens == 0 {
+            return Err(BackendError::rejected(BACKEND, "`max_tokens` is 0; ask for at least 1"));
+        }
+        let constraint = self.constraint(request.constraint.as_ref())?;
+        let Folder { tokenizer, ends, grammar_end, .. } = &self.folder;
+        let chooser = Arc::new(Chooser::new(request, tokenizer, ends, *grammar_end));
+        let sampling = SamplingParams {
+            // 0 hands our choice through; absent means 1 here.
+            temperature: Some(0.0),
+            max_len: Some(request.max_tokens as usize),
+            stop_toks: Some(StopTokens::Ids(ends.clone())),
+            ..SamplingParams::neutral()
+        };
+        let processor = Arc::clone(&chooser) as Arc<dyn CustomLogitsProcessor>;
+        let complete = |request: &mut NormalRequest| {
+            request.constraint = constraint;
+            request.logits_processors = Some(vec![processor]);
+        };
+        let mut waiting = self.send(prompt, sampling, 1, Some(&chooser), complete).await?;
+        let finish = match waiting.next().await {
+            Some(Response::CompletionDone(done)) => done
+                .choices
+                .into_iter()
+                .next()
+                .map_or_else(String::new, |choice| choice.finish_reason),
+            Some(other) => return Err(failure(other)),
+            None => return Err(engine_stopped()),
+        };
+        let start = waiting.start;
+        let latency = start.elapsed();
+        let choices = chooser.finish().map_err(|error| BackendError::rejected(BACKEND, error))?;
+        let first_token = choices.first_token.map(|first| milliseconds(first - start));
+        Ok(Completion {
+            text: choices.text,
+            tokens_in,
+            tokens_out: choices.n_tokens,
+            first_token_ms: first_token,
+            latency_ms: milliseconds(latency),
+            finish: if choices.stopped { "stop".into() } else { finish },
+            logprobs: choices.logprobs,
+        })
+    }
+
+    async fn probe(&self, rows: &[ProbeRow]) -> Result<Vec<Probe>, BackendError> {
+        let mut probes = Vec::with_capacity(rows.len());
+        for row in rows {
+            probes.push(self.probe_row(row).await?);
+        }
+        Ok(probes)
+    }
+}
+
+impl Drop for MistralGenerator {
+    /// Waits until the weights are freed.
+    fn drop(&mut self) {
+        let Some(Served { engine, weights }) = self.model.take() else { return };
+        drop(engine);
+        // The engine's thread lets go of its share when it has read that it is to end.
+        for _ in 0..1000 {
+            if Arc::strong_count(&weights) == 1 {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        drop(weights);
+        give_back_memory();
+    }
+}
+
+impl fmt::Debug for MistralGenerator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MistralGenerator").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// An engine on its thread, and the weights it shares with us.
+struct Served {
+    engine: mistralrs::Model,
+    weights: Arc<Mutex<dyn Pipeline>>,
+}
+
+fn serve(builder: TextModelBuilder) -> Result<Served, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| error.to_string())?;
+    runtime.block_on(async {
+        let (weights, scheduler, settings) =
+            build_text_pipeline(builder).await.map_err(|error| format!("{error:#}"))?;
+        let engine = build_model_from_pipeline(Arc::clone(&weights), scheduler, settings).await;
+        Ok(Served { engine, weights })
+    })
+}
+
+/// glibc keeps what a thread freed for that thread's successors; every model loaded after another
+/// would otherwise add to the resident memory.
+fn give_back_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    #[expect(unsafe_code, reason = "a call without pointers, safe from any thread")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// An answer in progress.
+struct Waiting {
+    start: Instant,
+    rest: Option<(mpsc::Receiver<Response>, OwnedSemaphorePermit)>,
+    chooser: Option<Arc<Chooser>>,
+}
+
+impl Waiting {
+    /// `None` when there is nothing more to come.
+    async fn next(&mut self) -> Option<Response> {
+        self.rest.as_mut()?.0.recv().await
+    }
+}
+
+impl Drop for Waiting {
+    /// The engine panics when nobody takes its answer, so someone does: the answer is cut short,
+    /// and its slots are free again when the engine has let go of it.
+    fn drop(&mut self) {
+        let Some((mut responses, slots)) = self.rest.take() else { return };
+        if responses.is_closed() {
+            return;
+        }
+        if let Some(chooser) = &self.chooser {
+            chooser.cancel();
+        }
+        std::thread::spawn(move || {
+            while responses.blocking_recv().is_some() {}
+            drop(slots);
+        });
+    }
+}
+
+fn failure(response: Response) -> BackendError {
+    match response.as_result() {
+        Ok(_) => BackendError::rejected(BACKEND, "the engine answered something else"),
+        Err(error) => {
+            let text = error.to_string();
+            BackendError::rejected(BACKEND, text.lines().next().unwrap_or_default().to_owned())
+        }
+    }
+}
+
+fn engine_stopped() -> BackendError {
+    BackendError::transient(BACKEND, "the engine stopped before the answer")
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
+
+/// A small model that may write any space between tokens sometimes writes nothing else.
+fn without_free_space(mut schema: serde_json::Value) -> serde_json::Value {
+    if let Some(object) = schema.as_object_mut() {
+        object.entry("x-guidance").or_insert_with(|| {
+            serde_json::json!({
+                "whitespace_flexible": false, "item_separator": ", ", "key_separator": ": ",
+            })
+        });
+    }
+    schema
+}
+
+/// A text as a regular expression that matches it.
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        if r"\.+*?()|[]{}^$#&-~".contains(character) {
+            escaped.push('\\');
+        }
+        escaped.push(character);
+    }
+    escaped
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("mistral.rs gave up")
+        .to_owned()
+}
