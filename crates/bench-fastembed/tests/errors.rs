@@ -1,5 +1,7 @@
 //! What a user reads when a file is not there or not what it should be. Needs no model.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::path::Path;
 
 use bench_fastembed::{OnnxEmbedder, Options};

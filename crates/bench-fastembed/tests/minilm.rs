@@ -1,6 +1,8 @@
 //! all-MiniLM-L6-v2 through the real runtime. `BENCH_TEST_MINILM` names a folder with `model.onnx`,
 //! `tokenizer.json` and `libonnxruntime.so*`; without it each test says that it was skipped.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::path::PathBuf;
 use std::sync::OnceLock;
 

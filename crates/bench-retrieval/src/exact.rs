@@ -6,9 +6,11 @@
 //! last and its header vouches for both, so a folder holds a whole index or none.
 
 use std::io::{BufWriter, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use bench_core::retrieval::Chunk;
+use crc32fast::Hasher;
 use fs_err::File;
 use memmap2::Mmap;
 use rayon::prelude::*;
@@ -19,10 +21,10 @@ const MAGIC: &[u8; 8] = b"bench-ix";
 const VERSION: u32 = 1;
 const HEADER: usize = 128;
 
-/// An index in memory-mapped files.
+/// An open index: vectors in a memory map, chunks read from their file when they are asked for.
 pub struct ExactIndex {
     index: Mmap,
-    lines: Mmap,
+    lines: File,
     dimension: usize,
     n_chunks: usize,
 }
@@ -73,7 +75,7 @@ impl ExactIndex {
         let starts: &[u8] = bytemuck::cast_slice(&starts);
         let rows = || vectors.iter().map(|vector| bytemuck::cast_slice::<f32, u8>(vector));
         let checksum = rows().fold(crc(starts), |sum, row| {
-            let mut hasher = crc32fast::Hasher::new_with_initial(sum);
+            let mut hasher = Hasher::new_with_initial(sum);
             hasher.update(row);
             hasher.finalize()
         });
@@ -103,7 +105,7 @@ impl ExactIndex {
         let path = folder.join("index.bin");
         let damaged = || OpenError::Damaged(path.clone());
         let index = map(&path)?;
-        let lines = map(&folder.join("chunks.jsonl"))?;
+        let lines = File::open(folder.join("chunks.jsonl"))?;
         let header = index.get(..HEADER).ok_or_else(damaged)?;
         let number =
             |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().unwrap_or([0; 4]));
@@ -118,8 +120,8 @@ impl ExactIndex {
         let (dimension, n_chunks) = (number(12) as usize, long(16) as usize);
         let body = &index[HEADER..];
         let whole = body.len() == starts_len(n_chunks) + n_chunks * dimension * 4
-            && lines.len() as u64 == long(24)
-            && crc(&lines) == number(32)
+            && lines.metadata()?.len() == long(24)
+            && crc_of_file(&lines, long(24))? == number(32)
             && crc(body) == number(36);
         if !whole {
             return Err(damaged());
@@ -140,14 +142,16 @@ impl ExactIndex {
     /// The chunk at a position.
     ///
     /// # Errors
-    /// Only when the file was changed by others while it was open.
+    /// The disk's own, and a file that others changed while it was open.
     ///
     /// # Panics
     /// When the position is not below [`n_chunks`](Self::n_chunks).
-    pub fn chunk(&self, position: u32) -> serde_json::Result<Chunk> {
+    pub fn chunk(&self, position: u32) -> std::io::Result<Chunk> {
         let starts: &[u64] = bytemuck::cast_slice(&self.index[HEADER..][..self.n_chunks * 8 + 8]);
         let at = position as usize;
-        serde_json::from_slice(&self.lines[starts[at] as usize..starts[at + 1] as usize])
+        let mut line = vec![0; (starts[at + 1] - starts[at]) as usize];
+        self.lines.file().read_exact_at(&mut line, starts[at])?;
+        Ok(serde_json::from_slice(&line)?)
     }
 
     /// The `top_k` chunks of the largest dot product with the query, best first; ties go to the
@@ -191,19 +195,37 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     sums.iter().sum::<f32>() + tail
 }
 
-/// CRC-32, over both cores where there is much to read.
+/// Bytes that one core sums up at a time.
+const BLOCK: usize = 1 << 22;
+
+/// CRC-32, over all cores where there is much to read.
 fn crc(bytes: &[u8]) -> u32 {
-    const BLOCK: usize = 1 << 22;
-    let hash = |block: &[u8]| {
-        let mut hasher = crc32fast::Hasher::new();
-        hasher.update(block);
-        hasher
+    bytes.par_chunks(BLOCK).map(hash).reduce(Hasher::new, combine).finalize()
+}
+
+/// The same over a file, without keeping it in memory.
+fn crc_of_file(file: &File, len: u64) -> std::io::Result<u32> {
+    let block = |at: usize| {
+        let start = at as u64 * BLOCK as u64;
+        let mut bytes = vec![0; BLOCK.min((len - start) as usize)];
+        file.file().read_exact_at(&mut bytes, start)?;
+        Ok(hash(&bytes))
     };
-    let sum = |mut left: crc32fast::Hasher, right: crc32fast::Hasher| {
-        left.combine(&right);
-        left
-    };
-    bytes.par_chunks(BLOCK).map(hash).reduce(crc32fast::Hasher::new, sum).finalize()
+    let blocks = (0..len.div_ceil(BLOCK as u64) as usize).into_par_iter();
+    let sum: std::io::Result<Hasher> =
+        blocks.map(block).try_reduce(Hasher::new, |left, right| Ok(combine(left, right)));
+    Ok(sum?.finalize())
+}
+
+fn hash(block: &[u8]) -> Hasher {
+    let mut hasher = Hasher::new();
+    hasher.update(block);
+    hasher
+}
+
+fn combine(mut left: Hasher, right: Hasher) -> Hasher {
+    left.combine(&right);
+    left
 }
 
 #[expect(unsafe_code, reason = "a memory map; index files are replaced whole, never changed")]
@@ -219,7 +241,7 @@ fn replace(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>,
 ) -> std::io::Result<()> {
-    let new = path.with_extension(format!("{}.new", std::process::id()));
+    let new = path.with_extension("new");
     let result = (|| {
         let mut file = BufWriter::with_capacity(1 << 20, File::create(&new)?);
         write(&mut file)?;
