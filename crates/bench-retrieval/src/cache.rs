@@ -107,10 +107,9 @@ impl Embedder for CachedEmbedder {
     fn count_tokens(&self, text: &str) -> usize {
         let keys = [Purpose::Passage, Purpose::Query].map(|purpose| key(purpose, text));
         let known = self.with(|store| keys.iter().find_map(|k| store.tokens(k)).transpose());
-        match (known, self.inner()) {
-            (Ok(Some(tokens)), _) => tokens,
-            (_, Ok(inner)) => inner.count_tokens(text),
-            (_, Err(_)) => text.len(),
+        match known {
+            Ok(Some(tokens)) => tokens,
+            Ok(None) | Err(_) => self.inner().map_or(text.len(), |inner| inner.count_tokens(text)),
         }
     }
 
@@ -326,9 +325,16 @@ mod tests {
         assert_eq!(vectors, counting.inner.embed(Purpose::Passage, &texts).unwrap());
         assert_eq!(counting.asked.load(Ordering::Relaxed), 5);
 
-        let second = unloadable(folder.path());
+        let loads = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&loads);
+        let load = move || {
+            counter.fetch_add(1, Ordering::Relaxed);
+            Err(fatal("the library is missing"))
+        };
+        let second = CachedEmbedder::lazy("hashing-8-1", 8, 100, folder.path(), Box::new(load));
         assert_eq!(second.embed(Purpose::Passage, &texts).unwrap(), vectors);
         assert_eq!(second.count_tokens(&texts[0]), 3);
+        assert_eq!(loads.load(Ordering::Relaxed), 0);
         let error = second.embed(Purpose::Query, &texts).unwrap_err();
         assert!(error.chain().contains("the library is missing"), "a query is another vector");
     }

@@ -200,7 +200,11 @@ const BLOCK: usize = 1 << 22;
 
 /// CRC-32, over all cores where there is much to read.
 fn crc(bytes: &[u8]) -> u32 {
-    bytes.par_chunks(BLOCK).map(hash).reduce(Hasher::new, combine).finalize()
+    bytes
+        .par_chunks(BLOCK)
+        .map(hash)
+        .reduce(Hasher::new, |left, right| combine(left, &right))
+        .finalize()
 }
 
 /// The same over a file, without keeping it in memory.
@@ -213,7 +217,7 @@ fn crc_of_file(file: &File, len: u64) -> std::io::Result<u32> {
     };
     let blocks = (0..len.div_ceil(BLOCK as u64) as usize).into_par_iter();
     let sum: std::io::Result<Hasher> =
-        blocks.map(block).try_reduce(Hasher::new, |left, right| Ok(combine(left, right)));
+        blocks.map(block).try_reduce(Hasher::new, |left, right| Ok(combine(left, &right)));
     Ok(sum?.finalize())
 }
 
@@ -223,8 +227,8 @@ fn hash(block: &[u8]) -> Hasher {
     hasher
 }
 
-fn combine(mut left: Hasher, right: Hasher) -> Hasher {
-    left.combine(&right);
+fn combine(mut left: Hasher, right: &Hasher) -> Hasher {
+    left.combine(right);
     left
 }
 

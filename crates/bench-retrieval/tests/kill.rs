@@ -47,8 +47,7 @@ fn killed_at_any_moment_nothing_is_lost_and_nothing_is_wrong() {
     let folder = folder.path();
     let program = std::env::current_exe().unwrap();
     let plain = HashingEmbedder::new(64);
-    let mut last_round = 0;
-    for moment in 0..20 {
+    for (last_round, moment) in (0..20).enumerate() {
         let mut child = Command::new(&program)
             .args(["--exact", "work_until_killed", "--nocapture"])
             .env(FOLDER, folder)
@@ -68,6 +67,5 @@ fn killed_at_any_moment_nothing_is_lost_and_nothing_is_wrong() {
         let index = ExactIndexer.index(&job(folder, last_round), &mut |_, _| {}).unwrap();
         let question = format!("text 7 of round {last_round}");
         assert_eq!(index.retrieve(&question, 1).unwrap()[0].document, "d7");
-        last_round += 1;
     }
 }
