@@ -1,3 +1,28 @@
 //! Trains adapters and imports models, on candle.
+//!
+//! [`CandleTrainer`] trains low-rank adapters of a model in Hugging Face layout and writes them in
+//! PEFT's; [`merge`] folds one into its base. [`import`] makes such a layout of a GGUF file.
+//!
+//! The decoder is passed forward and back by hand, layer by layer, over plain slices: a frozen
+//! weight gets no gradient, and nothing is kept that the way back does not need.
 
 pub mod import;
+
+mod adapter;
+mod checkpoint;
+mod data;
+mod error;
+mod matrix;
+mod merge;
+mod model;
+mod ops;
+mod optimizer;
+mod step;
+mod trainer;
+
+pub use error::TrainError;
+pub use merge::merge;
+pub use trainer::{CandleTrainer, TrainEstimate, train_plan};
+
+#[cfg(test)]
+mod tests;

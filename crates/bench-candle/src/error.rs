@@ -1,0 +1,86 @@
+//! Why a training run, a probe or a merge did not happen.
+
+use std::path::PathBuf;
+
+use bench_core::backend::BackendError;
+
+/// What went wrong, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each message says it, and its fields are what the message names")]
+#[non_exhaustive]
+pub enum TrainError {
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    #[error("`{path}` cannot be read: {what}; get the model again")]
+    Unreadable { path: PathBuf, what: String },
+    #[error(
+        "models of type `{found}` cannot be trained; supported are `{supported}`: choose a model of one of these"
+    )]
+    ModelType { found: String, supported: String },
+    #[error("the model uses {what}, which cannot be trained here: choose another model")]
+    Unsupported { what: String },
+    #[error("tensor `{tensor}` is missing from `{folder}`: get the model again")]
+    MissingTensor { tensor: String, folder: PathBuf },
+    #[error(
+        "tensor `{tensor}` has the shape {found:?} where {expected:?} is expected: its files do not belong together"
+    )]
+    Shape { tensor: String, found: Vec<usize>, expected: Vec<usize> },
+    #[error(
+        "tensor `{tensor}` is stored as {found}; f32, f16 and bf16 can be read: use the unquantised model"
+    )]
+    TensorType { tensor: String, found: String },
+    #[error(
+        "tensor `{tensor}` has no place in a model of type `{model_type}`: leaving it out would change the model"
+    )]
+    UnknownTensor { tensor: String, model_type: String },
+    #[error(
+        "`{name}` is not a projection of the model; `target_modules` takes {known}, or `all-linear` for all of them"
+    )]
+    UnknownModule { name: String, known: String },
+    #[error("`target_modules` is empty: name the projections to adapt, or write `all-linear`")]
+    NoModules,
+    #[error("`lora_r` is {rank}, and `{module}` allows 1 to {most}: choose a rank in that range")]
+    Rank { rank: u32, module: &'static str, most: usize },
+    #[error("`{key}` is {value}, and must be {expected}")]
+    Setting { key: &'static str, value: String, expected: &'static str },
+    #[error("there are no training rows: give at least one example")]
+    NoRows,
+    #[error(
+        "none of the {rows} training rows fits into `sequence_len: {sequence_len}` (the shortest has {shortest} tokens): raise it, or set `truncate: true`"
+    )]
+    AllTooLong { rows: usize, sequence_len: u32, shortest: usize },
+    #[error("{what} {row} has an empty completion: there is nothing to learn from it; remove it")]
+    EmptyCompletion { what: &'static str, row: usize },
+    #[error("the chat template cannot be used: {0}")]
+    Template(String),
+    #[error(
+        "the tokenizer gives token {token}, and the model has {vocabulary}: tokenizer and weights do not belong together"
+    )]
+    Token { token: u32, vocabulary: usize },
+    #[error(
+        "the loss or a gradient was not a number in {times} steps in a row (last at step {step}): lower `learning_rate` ({learning_rate})"
+    )]
+    NotFinite { step: u64, times: u32, learning_rate: f64 },
+    #[error(
+        "`{folder}` holds an adapter of another base model ({found}, not {expected}): choose another folder, or remove this one"
+    )]
+    OtherBase { folder: PathBuf, found: String, expected: String },
+    #[error(
+        "`{folder}` holds an adapter trained with other settings or data: choose another folder, or remove this one"
+    )]
+    OtherJob { folder: PathBuf },
+    #[error(
+        "`{folder}` exists and is not a finished adapter: {what}; choose another folder, or remove this one"
+    )]
+    Occupied { folder: PathBuf, what: String },
+    #[error("another process is training into `{folder}`: wait for it to finish")]
+    Busy { folder: PathBuf },
+    #[error("the adapter in `{folder}` cannot be used: {what}")]
+    Adapter { folder: PathBuf, what: String },
+}
+
+impl From<TrainError> for BackendError {
+    fn from(error: TrainError) -> Self {
+        Self::fatal("candle", error)
+    }
+}

@@ -1,0 +1,116 @@
+//! Folds an adapter into its base: `W + alpha / r * B · A`.
+
+use std::ffi::OsString;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use fs_err as fs;
+use serde_json::{Value, json};
+
+use crate::adapter::{Group, Layout, bytes};
+use crate::error::TrainError;
+use crate::matrix::{Into, Lhs, Rhs, Term, product};
+use crate::model::Model;
+
+/// The files besides weights that a model folder has.
+const OTHERS: [&str; 6] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+];
+
+/// Writes the model in `base` with the adapter in `adapter` folded in, as a Hugging Face folder with
+/// weights in f32. The folder `output` appears whole or not at all, and must not exist.
+pub fn merge(base: &Path, adapter: &Path, output: &Path) -> Result<(), TrainError> {
+    if output.exists() {
+        let what = "nothing is overwritten".to_owned();
+        return Err(TrainError::Occupied { folder: output.into(), what });
+    }
+    let mut model = Model::open(base)?;
+    let (layout, parameters) = Layout::read(&model.config, adapter)?;
+    for layer in 0..model.config.layers {
+        for group in Group::ALL {
+            let place = layout.group(layer, group);
+            for (index, (projection, b)) in place.members.iter().enumerate() {
+                let (rows, columns) = projection.shape(&model.config);
+                let a = &parameters[place.a.clone()][index * layout.rank * columns..];
+                let merged = fold(
+                    &model.layers[layer].linear(*projection).weight,
+                    &parameters[b.clone()],
+                    a,
+                    [rows, layout.rank, columns],
+                    layout.scale(),
+                );
+                model.replace(layer, *projection, merged);
+            }
+        }
+    }
+
+    let mut name = OsString::from(".");
+    name.push(output.file_name().unwrap_or_default());
+    name.push(".partial");
+    let partial = output.with_file_name(name);
+    if partial.exists() {
+        fs::remove_dir_all(&partial)?;
+    }
+    fs::create_dir_all(&partial)?;
+    fs::write(partial.join("config.json"), config(base)?)?;
+    for name in OTHERS {
+        if base.join(name).exists() {
+            fs::copy(base.join(name), partial.join(name))?;
+        }
+    }
+    let mut file = BufWriter::new(fs::File::create(partial.join("model.safetensors"))?);
+    let tensors = model.tensors();
+    let mut header = serde_json::Map::from_iter([("__metadata__".into(), json!({"format": "pt"}))]);
+    let mut start = 0;
+    for (name, shape, weight) in &tensors {
+        let end = start + 4 * weight.len();
+        let entry = json!({"dtype": "F32", "shape": shape, "data_offsets": [start, end]});
+        header.insert(name.clone(), entry);
+        start = end;
+    }
+    let mut text = serde_json::to_vec(&header).map_err(std::io::Error::from)?;
+    text.resize(text.len().next_multiple_of(8), b' ');
+    file.write_all(&(text.len() as u64).to_le_bytes())?;
+    file.write_all(&text)?;
+    for (_, _, weight) in &tensors {
+        for part in weight.chunks(1 << 20) {
+            file.write_all(&bytes(part))?;
+        }
+    }
+    file.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()?;
+    fs::rename(partial, output)?;
+    Ok(())
+}
+
+fn fold(weight: &[f32], b: &[f32], a: &[f32], sizes: [usize; 3], scale: f32) -> Vec<f32> {
+    let [rows, rank, columns] = sizes;
+    let scaled: Vec<f32> = b.iter().map(|b| b * scale).collect();
+    let mut lhs = Lhs::default();
+    lhs.pack(&scaled, rows, rank, rank);
+    let mut merged = weight.to_vec();
+    let rhs = Rhs::Rows { data: a, stride: columns };
+    product(&[Term::whole(&lhs, rhs)], &mut merged, columns, columns, Into::Add);
+    merged
+}
+
+/// The base's configuration with what older readers look for: the numeric type, and the rotary base
+/// outside of `rope_parameters`.
+fn config(base: &Path) -> Result<Vec<u8>, TrainError> {
+    let path = base.join("config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path)?)
+        .map_err(|error| TrainError::Unreadable { path, what: error.to_string() })?;
+    config["torch_dtype"] = json!("float32");
+    if config.get("dtype").is_some() {
+        config["dtype"] = json!("float32");
+    }
+    let theta = config["rope_parameters"]["rope_theta"].clone();
+    if config.get("rope_theta").is_none() && theta.is_number() {
+        config["rope_theta"] = theta;
+    }
+    Ok(serde_json::to_vec_pretty(&config).map_err(std::io::Error::from)?)
+}

@@ -1,0 +1,189 @@
+//! The frozen decoder: Llama, Mistral, Qwen2 and Qwen3, told apart by configuration and tensors.
+
+mod config;
+mod weights;
+
+use std::path::Path;
+
+use fs_err as fs;
+
+pub(crate) use config::Config;
+pub(crate) use weights::{Weight, Weights};
+
+use crate::error::TrainError;
+
+/// The linear layers of a decoder layer, in the order in which a token passes them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Projection {
+    Q,
+    K,
+    V,
+    O,
+    Gate,
+    Up,
+    Down,
+}
+
+impl Projection {
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
+
+    /// The name that configurations use.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Q => "q_proj",
+            Self::K => "k_proj",
+            Self::V => "v_proj",
+            Self::O => "o_proj",
+            Self::Gate => "gate_proj",
+            Self::Up => "up_proj",
+            Self::Down => "down_proj",
+        }
+    }
+
+    /// The module's path within the model.
+    pub(crate) fn path(self, layer: usize) -> String {
+        let block = if self < Self::Gate { "self_attn" } else { "mlp" };
+        format!("model.layers.{layer}.{block}.{}", self.name())
+    }
+
+    /// Output and input dimension.
+    pub(crate) fn shape(self, config: &Config) -> (usize, usize) {
+        match self {
+            Self::Q => (config.query(), config.hidden),
+            Self::K | Self::V => (config.key(), config.hidden),
+            Self::O => (config.hidden, config.query()),
+            Self::Gate | Self::Up => (config.intermediate, config.hidden),
+            Self::Down => (config.hidden, config.intermediate),
+        }
+    }
+}
+
+/// A linear layer: `weight` is (output, input), row by row.
+pub(crate) struct Linear {
+    pub(crate) weight: Weight,
+    pub(crate) bias: Option<Weight>,
+}
+
+/// One decoder layer.
+pub(crate) struct Layer {
+    pub(crate) attention_norm: Weight,
+    pub(crate) mlp_norm: Weight,
+    /// Qwen3 normalises each head of query and key.
+    pub(crate) head_norms: Option<[Weight; 2]>,
+    linear: Vec<Linear>,
+}
+
+impl Layer {
+    pub(crate) fn linear(&self, projection: Projection) -> &Linear {
+        &self.linear[projection as usize]
+    }
+}
+
+/// A decoder in memory.
+pub(crate) struct Model {
+    pub(crate) config: Config,
+    pub(crate) embedding: Weight,
+    pub(crate) layers: Vec<Layer>,
+    pub(crate) norm: Weight,
+    head: Option<Weight>,
+    pub(crate) parameters: u64,
+}
+
+impl Model {
+    /// Opens a Hugging Face folder.
+    pub(crate) fn open(folder: &Path) -> Result<Self, TrainError> {
+        let config = Config::parse(&fs::read_to_string(folder.join("config.json"))?)?;
+        let mut weights = Weights::open(folder)?;
+        let hidden = config.hidden;
+        let layers = (0..config.layers).map(|index| layer(&config, index, &mut weights));
+        let layers = layers.collect::<Result<Vec<_>, _>>()?;
+        let embedding = weights.take("model.embed_tokens.weight", &[config.vocabulary, hidden])?;
+        let norm = weights.take("model.norm.weight", &[hidden])?;
+        // A file may carry the tied head as well; it is the embedding then.
+        let head = if config.tied && !weights.has("lm_head.weight") {
+            None
+        } else {
+            Some(weights.take("lm_head.weight", &[config.vocabulary, hidden])?)
+        };
+        let head = head.filter(|_| !config.tied);
+        if let Some(tensor) = weights.names().find(|name| !name.ends_with("rotary_emb.inv_freq")) {
+            let model_type = config.model_type.clone();
+            return Err(TrainError::UnknownTensor { tensor: tensor.into(), model_type });
+        }
+        let mut model = Self { config, embedding, layers, norm, head, parameters: 0 };
+        model.parameters = model.tensors().iter().map(|tensor| tensor.2.len() as u64).sum();
+        Ok(model)
+    }
+
+    /// The weight that turns the last hidden state into logits.
+    pub(crate) fn head(&self) -> &Weight {
+        self.head.as_ref().unwrap_or(&self.embedding)
+    }
+
+    /// Puts another weight of the same shape in place of a layer's.
+    pub(crate) fn replace(&mut self, layer: usize, projection: Projection, weight: Vec<f32>) {
+        self.layers[layer].linear[projection as usize].weight = Weight::Owned(weight.into());
+    }
+
+    /// Every tensor with its name and shape.
+    pub(crate) fn tensors<'a>(&'a self) -> Vec<(String, Vec<usize>, &'a Weight)> {
+        let config = &self.config;
+        let table = vec![config.vocabulary, config.hidden];
+        let mut tensors =
+            vec![("model.embed_tokens.weight".to_owned(), table.clone(), &self.embedding)];
+        for (index, layer) in self.layers.iter().enumerate() {
+            for projection in Projection::ALL {
+                let (output, input) = projection.shape(config);
+                let path = projection.path(index);
+                let linear = layer.linear(projection);
+                tensors.push((format!("{path}.weight"), vec![output, input], &linear.weight));
+                let bias = linear.bias.iter();
+                tensors.extend(bias.map(|bias| (format!("{path}.bias"), vec![output], bias)));
+            }
+            let mut norm = |name: &str, weight: &'a Weight| {
+                let name = format!("model.layers.{index}.{name}.weight");
+                tensors.push((name, vec![weight.len()], weight));
+            };
+            norm("input_layernorm", &layer.attention_norm);
+            norm("post_attention_layernorm", &layer.mlp_norm);
+            if let Some([q, k]) = &layer.head_norms {
+                norm("self_attn.q_norm", q);
+                norm("self_attn.k_norm", k);
+            }
+        }
+        tensors.push(("model.norm.weight".into(), vec![config.hidden], &self.norm));
+        tensors.extend(
+            self.head.iter().map(|head| ("lm_head.weight".to_owned(), table.clone(), head)),
+        );
+        tensors
+    }
+}
+
+fn layer(config: &Config, index: usize, weights: &mut Weights) -> Result<Layer, TrainError> {
+    let prefix = format!("model.layers.{index}");
+    let linear = Projection::ALL.map(|projection| {
+        let (output, input) = projection.shape(config);
+        let path = projection.path(index);
+        let bias = format!("{path}.bias");
+        Ok(Linear {
+            weight: weights.take(&format!("{path}.weight"), &[output, input])?,
+            bias: weights.has(&bias).then(|| weights.take(&bias, &[output])).transpose()?,
+        })
+    });
+    let linear = linear.into_iter().collect::<Result<Vec<_>, TrainError>>()?;
+    let mut norm =
+        |name: &str, size: usize| weights.take(&format!("{prefix}.{name}.weight"), &[size]);
+    Ok(Layer {
+        attention_norm: norm("input_layernorm", config.hidden)?,
+        mlp_norm: norm("post_attention_layernorm", config.hidden)?,
+        head_norms: match config.model_type.as_str() {
+            "qwen3" => Some([
+                norm("self_attn.q_norm", config.head)?,
+                norm("self_attn.k_norm", config.head)?,
+            ]),
+            _ => None,
+        },
+        linear,
+    })
+}

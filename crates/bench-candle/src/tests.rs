@@ -1,0 +1,5 @@
+//! The trainer as a whole, on tiny models with seeded random weights.
+
+mod fixture;
+mod gradient;
+mod job;
