@@ -1,15 +1,15 @@
 //! Simulated proof that the statistics are right: coverage, error rates, sample sizes.
 //!
-//! `cargo run --release -p bench-stats --example validity [validity.json]` prints Markdown tables and
-//! writes the same figures as JSON.
+//! `cargo run --release -p bench-stats --example validity [validity.json [word]]` prints Markdown
+//! tables and writes the same figures as JSON; with a word, only of sections that have it in their title.
 #![expect(clippy::print_stdout, reason = "the tables are what this program is for")]
 
 use std::collections::BTreeMap;
 
 use bench_stats::{
-    ArmScores, Clusters, ConfidenceSequence, Confusion, Options, Pairs, Spread, StopRule, Utility,
-    Verdict, analyse, compare, compare_seeds, decide, estimate, ppi_mean, rogan_gladen,
-    samples_for_difference,
+    ArmScores, Clusters, ConfidenceSequence, Confusion, Corrected, Options, Pairs, Spread,
+    StopRule, Utility, Verdict, analyse, compare, compare_seeds, decide, estimate, ppi_mean,
+    rogan_gladen, samples_for_difference,
 };
 use rand::{Rng, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
@@ -28,8 +28,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ("Judge scores corrected by human labels (truth 60 %)", corrected),
         ("Coverage with training seeds", seeds),
     ];
+    let mut arguments = std::env::args().skip(1);
+    let (path, word) = (arguments.next(), arguments.next().unwrap_or_default());
     let mut all = BTreeMap::new();
-    for (title, section) in sections {
+    for (title, section) in sections.into_iter().filter(|(title, _)| title.contains(&word)) {
         let rows = section();
         println!("\n### {title}\n");
         let columns: Vec<&str> =
@@ -45,7 +47,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             .collect();
         all.insert(title, rows);
     }
-    if let Some(path) = std::env::args_os().nth(1) {
+    if let Some(path) = path {
         std::fs::write(path, serde_json::to_string_pretty(&all)? + "\n")?;
     }
     Ok(())
@@ -69,12 +71,21 @@ fn cell(value: &Value) -> String {
 
 /// The mean of a figure over simulated runs, each with its own stream.
 fn simulate(runs: usize, figure: impl Fn(&mut Random) -> f64 + Sync) -> f64 {
+    simulate_all(runs, |random| [figure(random)])[0]
+}
+
+/// The means of several figures of the same runs.
+fn simulate_all<const K: usize>(
+    runs: usize,
+    figures: impl Fn(&mut Random) -> [f64; K] + Sync,
+) -> [f64; K] {
     let run = |i: usize| {
         let mut random = Random::seed_from_u64(20_240_501);
         random.set_stream(i as u64);
-        figure(&mut random)
+        figures(&mut random)
     };
-    (0..runs).into_par_iter().map(run).sum::<f64>() / runs as f64
+    let all: Vec<[f64; K]> = (0..runs).into_par_iter().map(run).collect();
+    std::array::from_fn(|k| all.iter().map(|figures| figures[k]).sum::<f64>() / runs as f64)
 }
 
 fn yes(holds: bool) -> f64 {
@@ -113,11 +124,10 @@ const LIKERT_MEAN: f64 = (0.95 + 0.85 + 0.70 + 0.40) / 4.0;
 
 fn coverage() -> Vec<Row> {
     const RUNS: usize = 4000;
-    let draws = |n: usize| if n < 1000 { 2000 } else { 1000 };
     let mean_of = |n: usize, truth: f64, draw: fn(&mut Random) -> f64| {
         simulate(RUNS, |random| {
             let values: Vec<f64> = (0..n).map(|_| draw(random)).collect();
-            estimate(&values, &Clusters::none(), &options(draws(n)))
+            estimate(&values, &Clusters::none(), &options(2000))
                 .map_or(0.0, |e| holds(e.low, truth, e.high))
         })
     };
@@ -169,7 +179,7 @@ fn coverage() -> Vec<Row> {
                 })
                 .unzip();
             let truth = LIKERT_MEAN - f64::midpoint(LIKERT_MEAN, 0.2);
-            compare(&a, &b, &Clusters::none(), &options(draws(n)))
+            compare(&a, &b, &Clusters::none(), &options(2000))
                 .map_or(0.0, |c| holds(c.low, truth, c.high))
         })
     };
@@ -227,7 +237,7 @@ fn false_winners() -> Vec<Row> {
         .into_iter()
         .map(|(n, binary)| {
             let run = |random: &mut Random| {
-                let options = Options { draws: 2000, seed: random.random(), ..Options::default() };
+                let options = Options { draws: 1000, seed: random.random(), ..Options::default() };
                 let arms = table(random, n, binary);
                 let family = analyse(&arms, &Clusters::none(), &Pairs::All, &options).ok()?;
                 let any = family
@@ -247,9 +257,9 @@ fn false_winners() -> Vec<Row> {
                 .ok()?;
                 Some((any, decision.winner.is_some()))
             };
-            let any = simulate(4000, |random| run(random).map_or(1.0, |(any, _)| yes(any)));
-            let winner =
-                simulate(1000, |random| run(random).map_or(1.0, |(_, winner)| yes(winner)));
+            let [any, winner] = simulate_all(2000, |random| {
+                run(random).map_or([1.0; 2], |(any, winner)| [yes(any), yes(winner)])
+            });
             vec![
                 ("scores", json!(if binary { "right or wrong" } else { "continuous, skewed" })),
                 ("samples", json!(n)),
@@ -382,9 +392,10 @@ fn sequential() -> Vec<Row> {
     [(0.05, 0.05), (0.2, 0.2), (0.15, 0.05), (0.3, 0.1)]
         .into_iter()
         .map(|(first, second): (f64, f64)| {
-            let stopped = simulate(2000, |random| yes(run(random, first, second).is_some()));
-            let samples =
-                simulate(500, |random| f64::from(run(random, first, second).unwrap_or(2000)));
+            let [stopped, samples] = simulate_all(2000, |random| {
+                let end = run(random, first, second);
+                [yes(end.is_some()), f64::from(end.unwrap_or(2000))]
+            });
             vec![
                 ("true difference", json!(((first - second) * 100.0).round() / 100.0)),
                 ("discordance", json!(first + second)),
@@ -426,23 +437,25 @@ fn corrected() -> Vec<Row> {
                 let passed = rest.iter().filter(|&&x| x > 0.5).count();
                 (ppi, rogan_gladen(passed, rest.len(), confusion, 0.95))
             };
-            let runs = 20_000;
             let naive = truth * sensitivity + (1.0 - truth) * (1.0 - specificity);
-            let bias = simulate(runs, |r| both(r).0.map_or(0.0, |c| c.mean - truth));
-            let covered =
-                simulate(runs, |r| both(r).0.map_or(0.0, |c| holds(c.low, truth, c.high)));
-            let given = simulate(runs, |r| yes(both(r).1.is_some()));
-            let inverted = simulate(runs, |r| both(r).1.map_or(0.0, |c| c.mean - truth)) / given;
-            let inverted_covered =
-                simulate(runs, |r| both(r).1.map_or(0.0, |c| holds(c.low, truth, c.high))) / given;
+            let judged = |found: Option<Corrected>| {
+                found.map_or([0.0; 3], |c| [1.0, c.mean - truth, holds(c.low, truth, c.high)])
+            };
+            let [_, bias, covered, given, inverted, inverted_covered] =
+                simulate_all(20_000, |random| {
+                    let (ppi, inverse) = both(random);
+                    let [ppi, inverse] = [ppi, inverse].map(judged);
+                    std::array::from_fn(|k| if k < 3 { ppi[k] } else { inverse[k - 3] })
+                });
             rows.push(vec![
                 ("human labels of 1,000", json!(labels)),
                 ("judge accuracy", json!(accuracy)),
                 ("bias of the judge, points", json!(100.0 * (naive - truth))),
                 ("bias of PPI, points", json!(100.0 * bias)),
                 ("coverage of PPI", json!(covered)),
-                ("bias of Rogan-Gladen, points", json!(100.0 * inverted)),
-                ("coverage of Rogan-Gladen", json!(inverted_covered)),
+                ("Rogan-Gladen exists", json!(given)),
+                ("bias of Rogan-Gladen, points", json!(100.0 * inverted / given)),
+                ("coverage of Rogan-Gladen", json!(inverted_covered / given)),
             ]);
         }
     }
@@ -477,15 +490,12 @@ fn seeds() -> Vec<Row> {
             } else {
                 0.0
             };
-            let covered = simulate(10_000, |r| {
-                run(r, seeds, n, luck).map_or(0.0, |c| holds(c.low, truth, c.high))
-            });
-            let pooled = simulate(10_000, |r| {
-                run(r, seeds, n, luck).map_or(0.0, |c| {
+            let [covered, pooled] = simulate_all(10_000, |random| {
+                run(random, seeds, n, luck).map_or([0.0; 2], |c| {
                     // As if the seeds' mean answers were the only noise.
-                    let alone = c.standard_error.powi(2)
-                        - c.seed_deviation_a.unwrap_or(0.0).powi(2) / seeds as f64;
-                    yes((c.difference - truth).abs() <= 1.96 * alone.max(0.0).sqrt())
+                    let of_seeds = c.seed_deviation_a.unwrap_or(0.0).powi(2) / seeds as f64;
+                    let alone = (c.standard_error.powi(2) - of_seeds).max(0.0).sqrt();
+                    [holds(c.low, truth, c.high), yes((c.difference - truth).abs() <= 1.96 * alone)]
                 })
             });
             vec![

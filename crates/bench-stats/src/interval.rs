@@ -227,14 +227,15 @@ fn clustered(values: &[f64], clusters: &Clusters, binary: bool, level: f64) -> O
         method: Method::ClusterRobust,
     };
     if binary {
-        let spread = mean * (1.0 - mean);
-        // Without spread nothing is known of the clustering, so each cluster counts once.
-        let effective = if spread > 0.0 {
-            spread / robust.standard_error.powi(2)
-        } else {
-            robust.clusters as f64
+        let (spread, variance) = (mean * (1.0 - mean), robust.standard_error.powi(2));
+        // It may exceed n, when clusters differ less than chance would have it. Without spread nothing
+        // is known of the clustering, and each cluster counts once.
+        let effective = match (spread > 0.0, variance > 0.0) {
+            (true, true) => spread / variance,
+            (true, false) => n as f64,
+            (false, _) => robust.clusters as f64,
         };
-        let (low, high) = wilson_ends(mean, effective.min(n as f64), t);
+        let (low, high) = wilson_ends(mean, effective, t);
         return Some(Estimate { low, high, method: Method::WilsonClustered, ..base });
     }
     Some(if is_constant(values) { Estimate { method: Method::Constant, ..base } } else { base })
