@@ -147,6 +147,9 @@ pub struct EvalSet {
     /// Use only this many samples, drawn with `run.seed`.
     #[serde(default)]
     pub limit: Option<u32>,
+    /// Use only this many training rows, drawn with `run.seed`, for all arms alike.
+    #[serde(default)]
+    pub train_limit: Option<u32>,
     /// Overrides `generate.max_tokens` for this set.
     #[serde(default)]
     pub max_tokens: Option<u32>,

@@ -251,11 +251,19 @@ impl Reader<'_> {
         }
         let cap = set.limit.into_iter().chain(limit).min().map_or(usize::MAX, |cap| cap as usize);
         let drawn = draw(&samples, cap, experiment.run.seed, |_, sample| sample.id.clone());
+        let seed = experiment.run.seed;
+        let train = train.flatten().map(|rows| match set.train_limit {
+            Some(limit) => {
+                let drawn = draw(&rows, limit as usize, seed, |index, _| format!("train/{index}"));
+                drawn.into_iter().cloned().collect()
+            }
+            None => rows,
+        });
         Some(LoadedSet {
             spec: set.clone(),
             samples: drawn.into_iter().cloned().collect(),
             corpus: corpus.flatten(),
-            train: train.flatten(),
+            train,
             dev: dev.flatten(),
             prompts: BTreeMap::new(),
             schema: schema.flatten(),

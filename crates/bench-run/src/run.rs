@@ -624,9 +624,9 @@ fn compare_probes(trained: &[Probe], served: &[Probe]) -> (ParityEntry, String) 
         if ours.token_ids != theirs.token_ids {
             let at =
                 ours.token_ids.iter().zip(&theirs.token_ids).take_while(|(a, b)| a == b).count();
-            write!(
+            writeln!(
                 table,
-                "  row {row}: token {at} is {:?} in training and {:?} in serving\n",
+                "  row {row}: token {at} is {:?} in training and {:?} in serving",
                 ours.token_ids.get(at),
                 theirs.token_ids.get(at)
             )
@@ -644,14 +644,14 @@ fn compare_probes(trained: &[Probe], served: &[Probe]) -> (ParityEntry, String) 
             || difference.is_nan()
             || difference > NLL_TOLERANCE
         {
-            write!(table,
-                "  row {row}: likeliest token agrees on {agree} of {tokens}; loss {:.4} in training, {:.4} in serving\n",
+            writeln!(table,
+                "  row {row}: likeliest token agrees on {agree} of {tokens}; loss {:.4} in training, {:.4} in serving",
                 ours.nll, theirs.nll
             ).ok();
         }
     }
     if trained.len() != served.len() {
-        write!(table, "  {} rows in training, {} in serving\n", trained.len(), served.len()).ok();
+        writeln!(table, "  {} rows in training, {} in serving", trained.len(), served.len()).ok();
     }
     (entry, table)
 }

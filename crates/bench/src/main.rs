@@ -1,2 +1,324 @@
-//! The `bench` command.
-fn main() {}
+//! The `bench` command: parse arguments, call the library, print, choose an exit code.
+
+mod backends;
+mod catalog;
+mod doctor;
+mod exit;
+mod init;
+mod models;
+mod output;
+mod plan;
+mod progress;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use bench_core::spec;
+use bench_run::{Loaded, Options, Stop};
+use clap::{CommandFactory as _, Parser, Subcommand};
+use miette::{Context as _, IntoDiagnostic as _, miette};
+
+use crate::backends::Real;
+use crate::exit::Exit;
+use crate::models::Cache;
+
+/// Is a better prompt enough, do we need retrieval, or must we fine-tune? One declared experiment
+/// answers.
+///
+/// Exit codes: 0 done, 100 a gate failed, 1 some trials failed, 2 the experiment or the command is
+/// wrong, 3 a backend would not start, 130 interrupted.
+#[derive(Parser)]
+#[command(name = "bench", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Write a commented experiment with sample data that runs.
+    Init {
+        /// The folder to write into; it must not hold an experiment yet.
+        #[arg(default_value = ".")]
+        folder: PathBuf,
+    },
+    /// Check an experiment and all its files; report everything that is wrong.
+    Check {
+        /// The experiment file.
+        experiment: PathBuf,
+    },
+    /// Show what a run would do: trials, tokens, time, memory, the smallest difference it can find.
+    Plan {
+        /// The experiment file.
+        experiment: PathBuf,
+        /// At most this many samples per eval set.
+        #[arg(long)]
+        limit: Option<u32>,
+    },
+    /// Train, index, answer, judge and write the report. Run again to go on where it stopped.
+    Run {
+        #[command(flatten)]
+        run: RunArguments,
+        /// Show the plan and stop.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Score and judge what was answered, without generating anything.
+    Score {
+        #[command(flatten)]
+        run: RunArguments,
+    },
+    /// Make the report again from its records; needs no model.
+    Report {
+        /// A report folder, for example `reports/quickstart`.
+        folder: PathBuf,
+    },
+    /// The models and libraries in the cache.
+    Models {
+        #[command(subcommand)]
+        command: ModelsCommand,
+    },
+    /// Print the JSON Schema of experiment files, for editors.
+    Schema,
+    /// Look at this machine: processor, memory, disk, accelerator, libraries, models, keys.
+    Doctor,
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(clap::Args)]
+struct RunArguments {
+    /// The experiment file.
+    experiment: PathBuf,
+    /// Trials in flight at once.
+    #[arg(short = 'j', long)]
+    concurrency: Option<u32>,
+    /// At most this many samples per eval set.
+    #[arg(long)]
+    limit: Option<u32>,
+    /// Only this arm; may be given several times.
+    #[arg(long = "arm")]
+    arms: Vec<String>,
+    /// Try failed trials again.
+    #[arg(long)]
+    retry_failed: bool,
+    /// Answer again what has an answer.
+    #[arg(long)]
+    no_cache: bool,
+}
+
+#[derive(Subcommand)]
+enum ModelsCommand {
+    /// What the catalogue has, and what is in the cache.
+    List,
+    /// Get a model or library now.
+    Pull {
+        /// Names from `bench models list`.
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+    /// Where a model lies, or would.
+    Path {
+        /// A name from `bench models list`.
+        name: String,
+    },
+}
+
+fn main() -> ExitCode {
+    // A closed pipe (`bench schema | head`) is the reader's choice, not our failure.
+    match execute(Cli::parse().command) {
+        Ok(exit) => exit.into(),
+        Err(report) => {
+            anstream::eprintln!("{report:?}");
+            Exit::Wrong.into()
+        }
+    }
+}
+
+fn execute(command: Command) -> miette::Result<Exit> {
+    match command {
+        Command::Init { folder } => init::write(&folder),
+        Command::Check { experiment } => check(&experiment),
+        Command::Plan { experiment, limit } => {
+            let loaded = load(&experiment, limit)?;
+            anstream::print!("{}", plan::describe(&loaded, &Real::new(Cache::open())));
+            Ok(Exit::Done)
+        }
+        Command::Run { run, dry_run: true } => {
+            let loaded = load(&run.experiment, run.limit)?;
+            anstream::print!("{}", plan::describe(&loaded, &Real::new(Cache::open())));
+            Ok(Exit::Done)
+        }
+        Command::Run { run: arguments, dry_run: false } => run(&arguments, false),
+        Command::Score { run: arguments } => run(&arguments, true),
+        Command::Report { folder } => output::again(&folder),
+        Command::Models { command } => models(&command),
+        Command::Schema => {
+            let text = serde_json::to_string_pretty(&spec::schema()).into_diagnostic()?;
+            anstream::println!("{text}");
+            Ok(Exit::Done)
+        }
+        Command::Doctor => {
+            anstream::print!("{}", doctor::examine(&Cache::open()));
+            Ok(Exit::Done)
+        }
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "bench", &mut std::io::stdout());
+            Ok(Exit::Done)
+        }
+    }
+}
+
+fn load(experiment: &Path, limit: Option<u32>) -> miette::Result<Loaded> {
+    let environment = |name: &str| std::env::var(name).ok();
+    Ok(bench_run::load(experiment, &environment, limit)?)
+}
+
+fn check(experiment: &Path) -> miette::Result<Exit> {
+    let loaded = load(experiment, None)?;
+    for warning in &loaded.warnings {
+        anstream::eprintln!("warning: {warning}");
+    }
+    let samples: usize = loaded.sets.iter().map(|set| set.samples.len()).sum();
+    anstream::println!(
+        "{}: {} eval sets, {samples} samples, {} arms; nothing is wrong",
+        experiment.display(),
+        loaded.sets.len(),
+        loaded.plans.len()
+    );
+    Ok(Exit::Done)
+}
+
+fn run(arguments: &RunArguments, score_only: bool) -> miette::Result<Exit> {
+    let loaded = load(&arguments.experiment, arguments.limit)?;
+    for arm in &arguments.arms {
+        if !loaded.plans.iter().any(|plan| plan.name == *arm) {
+            let known: Vec<&str> = loaded.plans.iter().map(|plan| plan.name.as_str()).collect();
+            return Err(miette!(
+                help = format!("the arms are: {}", known.join(", ")),
+                "there is no arm `{arm}`"
+            ));
+        }
+    }
+    if arguments.concurrency == Some(0) {
+        return Err(miette!("-j 0 would run nothing; give at least 1"));
+    }
+    let experiment = &loaded.experiment;
+    let folder = PathBuf::from(&experiment.run.reports).join(&experiment.name);
+    output::writable(&folder)?;
+    let options = Options {
+        concurrency: arguments.concurrency,
+        arms: arguments.arms.clone(),
+        retry_failed: arguments.retry_failed,
+        no_cache: arguments.no_cache,
+        score_only,
+        machine: doctor::machine(),
+        program: format!("bench {}", env!("CARGO_PKG_VERSION")),
+    };
+    for warning in &loaded.warnings {
+        anstream::eprintln!("warning: {warning}");
+    }
+    let stop = Stop::default();
+    exit::on_interrupt(stop.clone(), &arguments.experiment);
+    let progress = progress::terminal();
+    let backends = Real::new(Cache::open());
+    let finished = match bench_run::run(&loaded, &backends, &options, progress.as_ref(), &stop) {
+        Ok(finished) => finished,
+        Err(error) => {
+            anstream::eprintln!(
+                "{:?}",
+                miette!(
+                    help = "what was answered until now is kept; the same command goes on",
+                    "{error}"
+                )
+            );
+            return Ok(match error {
+                bench_run::RunError::Scorer { .. } => Exit::Wrong,
+                bench_run::RunError::Store(_)
+                | bench_run::RunError::Backend(_)
+                | bench_run::RunError::Parity { .. } => Exit::Backend,
+            });
+        }
+    };
+    if finished.missing > 0 {
+        anstream::eprintln!(
+            "{} of {} trials have no answer yet; go on with: bench run {}",
+            finished.missing,
+            finished.missing + finished.records.len(),
+            arguments.experiment.display()
+        );
+    }
+    if finished.records.is_empty() {
+        return Ok(if finished.missing > 0 { Exit::Interrupted } else { Exit::Done });
+    }
+    let gates = output::write(&folder, &finished.manifest, &finished.records)
+        .wrap_err_with(|| format!("writing the report into `{}`", folder.display()))?;
+    let trials = finished.records.len();
+    anstream::println!(
+        "{trials} trials ({} answered now), {} failed; report: {}",
+        finished.answered_now,
+        finished.failed,
+        folder.join("report.md").display()
+    );
+    Ok(if finished.missing > 0 {
+        Exit::Interrupted
+    } else if !gates.is_empty() {
+        for gate in &gates {
+            anstream::eprintln!("gate failed: {gate}");
+        }
+        Exit::Gate
+    } else if finished.failed > 0 {
+        Exit::SomeFailed
+    } else {
+        Exit::Done
+    })
+}
+
+fn models(command: &ModelsCommand) -> miette::Result<Exit> {
+    let cache = Cache::open();
+    match command {
+        ModelsCommand::List => {
+            anstream::println!("cache: {}", cache.folder().display());
+            for entry in catalog::CATALOG {
+                let state = if cache.has(entry) {
+                    format!("{:>7.1} MB", models::size_of(&cache.path(entry)) as f64 / 1e6)
+                } else {
+                    "   not here".into()
+                };
+                anstream::println!(
+                    "{:<28} {state}  {} [{}]",
+                    entry.name,
+                    entry.what,
+                    entry.licence
+                );
+            }
+            Ok(Exit::Done)
+        }
+        ModelsCommand::Pull { names } => {
+            let progress = progress::terminal();
+            for name in names {
+                match cache.pull(name, progress.as_ref()) {
+                    Ok(path) => anstream::println!("{name}: {}", path.display()),
+                    Err(error) => {
+                        anstream::eprintln!("{:?}", miette!("{}", error.chain()));
+                        return Ok(Exit::Backend);
+                    }
+                }
+            }
+            Ok(Exit::Done)
+        }
+        ModelsCommand::Path { name } => match catalog::find(name) {
+            Some(entry) => {
+                anstream::println!("{}", cache.path(entry).display());
+                Ok(Exit::Done)
+            }
+            None => Err(miette!(
+                help = "`bench models list` shows them",
+                "the catalogue has no `{name}`"
+            )),
+        },
+    }
+}

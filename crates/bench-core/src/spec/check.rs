@@ -207,7 +207,7 @@ impl Sense<'_> {
                     self.add(&at("scorers"), message, "here", "a scorer fills one column");
                 }
             }
-            if set.limit == Some(0) || set.max_tokens == Some(0) {
+            if [set.limit, set.max_tokens, set.train_limit].contains(&Some(0)) {
                 let message = format!("eval set `{}` asks for nothing", set.name);
                 self.add(
                     &["eval_sets", &index],

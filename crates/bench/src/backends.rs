@@ -1,0 +1,225 @@
+//! The real backends, put together.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use bench_candle::CandleTrainer;
+use bench_core::backend::{
+    BackendError, Embedder, Generator, Indexer, Loader as _, Progress, Trainer,
+};
+use bench_core::chat::Message;
+use bench_core::digest;
+use bench_core::manifest::ModelEntry;
+use bench_core::spec::{EmbedderSource, IndexBackend, ModelSource};
+use bench_fastembed::{OnnxEmbedder, Options};
+use bench_mistralrs::{MistralLoader, PromptCounter};
+use bench_openai::EndpointGenerator;
+use bench_qdrant::QdrantIndexer;
+use bench_retrieval::{CachedEmbedder, English, ExactIndexer, HashingEmbedder};
+use bench_run::backends::{Counter, Place};
+use bench_run::scripted::{self, ScriptedTrainer};
+use bench_run::{Backends, ResolvedModel};
+
+use crate::catalog::{self, Kind};
+use crate::models::Cache;
+
+/// Numbers per vector of the catalogue's embedder, and tokens it reads beside the two special ones.
+const MINILM_DIMENSION: usize = 384;
+const MINILM_WINDOW: usize = 254;
+
+/// Everything a user can name in an experiment.
+pub(crate) struct Real {
+    pub(crate) cache: Cache,
+    counters: Mutex<BTreeMap<String, Arc<PromptCounter>>>,
+}
+
+impl Real {
+    pub(crate) fn new(cache: Cache) -> Self {
+        Self { cache, counters: Mutex::new(BTreeMap::new()) }
+    }
+
+    fn local(&self, id: String, folder: &Path) -> Result<ResolvedModel, BackendError> {
+        let folder = self.cache.model_folder(folder)?;
+        let entry = ModelEntry {
+            id,
+            digest: folder.digest.clone(),
+            backend: "mistralrs".into(),
+            dtype: if cfg!(feature = "cuda") { "bf16" } else { "f32" }.into(),
+        };
+        Ok(ResolvedModel { entry, place: Place::Local(folder) })
+    }
+}
+
+fn key(variable: Option<&String>) -> Result<Option<String>, BackendError> {
+    let Some(variable) = variable else { return Ok(None) };
+    match std::env::var(variable) {
+        Ok(key) if !key.is_empty() => Ok(Some(key)),
+        _ => Err(BackendError::fatal(
+            "endpoint",
+            format!("the environment variable `{variable}` is not set"),
+        )),
+    }
+}
+
+impl Backends for Real {
+    fn resolve(
+        &self,
+        name: &str,
+        source: &ModelSource,
+        progress: &dyn Progress,
+    ) -> Result<ResolvedModel, BackendError> {
+        match source {
+            ModelSource::Catalog(id) => {
+                if catalog::find(id).is_some_and(|entry| entry.kind != Kind::Model) {
+                    let message = format!("model `{name}`: `{id}` is not a chat model");
+                    return Err(BackendError::fatal("models", message));
+                }
+                let folder = self.cache.pull(id, progress)?;
+                self.local(id.clone(), &folder)
+            }
+            ModelSource::Path(path) => {
+                let path = Path::new(path);
+                let id = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                if !path.exists() {
+                    let message =
+                        format!("model `{name}`: there is nothing at `{}`", path.display());
+                    return Err(BackendError::fatal("models", message));
+                }
+                if path.is_dir() {
+                    return self.local(id, path);
+                }
+                let folder = self.cache.import(path, progress)?;
+                self.local(id, &folder)
+            }
+            ModelSource::Hub(id) => {
+                let folder = self.cache.hub(id, progress)?;
+                self.local(id.clone(), &folder)
+            }
+            ModelSource::Endpoint(endpoint) => {
+                key(endpoint.api_key_env.as_ref())?;
+                let entry = ModelEntry {
+                    id: endpoint.model.clone(),
+                    digest: digest::of_json(&(&endpoint.base_url, &endpoint.model)),
+                    backend: "openai".into(),
+                    dtype: "unknown".into(),
+                };
+                Ok(ResolvedModel { entry, place: Place::Endpoint(endpoint.clone()) })
+            }
+            ModelSource::Scripted(script) => Ok(scripted::resolve(script)),
+        }
+    }
+
+    fn load(
+        &self,
+        model: &ResolvedModel,
+        adapter: Option<&Path>,
+    ) -> Result<Arc<dyn Generator>, BackendError> {
+        match &model.place {
+            Place::Local(folder) => MistralLoader.load(folder, adapter),
+            Place::Endpoint(endpoint) => {
+                let key = key(endpoint.api_key_env.as_ref())?;
+                Ok(Arc::new(EndpointGenerator::new(endpoint, key)?))
+            }
+            Place::Scripted(script) => scripted::load(script, adapter),
+        }
+    }
+
+    fn counter(&self, model: &ResolvedModel) -> Result<Option<Arc<dyn Counter>>, BackendError> {
+        let Place::Local(folder) = &model.place else { return Ok(None) };
+        let Ok(mut counters) = self.counters.lock() else { return Ok(None) };
+        let counter = match counters.get(&folder.digest) {
+            Some(counter) => Arc::clone(counter),
+            None => {
+                let counter = Arc::new(PromptCounter::open(&folder.path)?);
+                counters.insert(folder.digest.clone(), Arc::clone(&counter));
+                counter
+            }
+        };
+        Ok(Some(Arc::new(Local(counter))))
+    }
+
+    fn trainer(&self, model: &ResolvedModel) -> Result<Arc<dyn Trainer>, BackendError> {
+        match &model.place {
+            Place::Local(_) => Ok(Arc::new(CandleTrainer::default())),
+            Place::Scripted(_) => Ok(Arc::new(ScriptedTrainer)),
+            Place::Endpoint(_) => {
+                model.folder().map(|_| Arc::new(ScriptedTrainer) as Arc<dyn Trainer>)
+            }
+        }
+    }
+
+    fn embedder(
+        &self,
+        source: &EmbedderSource,
+        progress: &dyn Progress,
+    ) -> Result<Arc<dyn Embedder>, BackendError> {
+        let options = Options::default();
+        let cache = self.cache.folder().join("embeddings");
+        let runtime = |progress: &dyn Progress| -> Result<PathBuf, BackendError> {
+            match std::env::var_os("ORT_DYLIB_PATH") {
+                Some(path) => Ok(path.into()),
+                None => Ok(self.cache.pull("onnxruntime", progress)?.join("libonnxruntime.so")),
+            }
+        };
+        match source {
+            EmbedderSource::Hashing => Ok(Arc::new(HashingEmbedder::new(256))),
+            EmbedderSource::Path(path) => {
+                let folder = Path::new(path);
+                let (onnx, tokenizer) = (folder.join("model.onnx"), folder.join("tokenizer.json"));
+                let inner =
+                    OnnxEmbedder::open(&onnx, &tokenizer, &runtime(progress)?, &options, None)?;
+                Ok(Arc::new(CachedEmbedder::new(Arc::new(inner), &cache)))
+            }
+            EmbedderSource::Catalog(name) => {
+                let entry = catalog::find(name).filter(|entry| entry.kind == Kind::Embedder);
+                let entry = entry.ok_or_else(|| {
+                    BackendError::fatal("models", format!("the catalogue has no embedder `{name}`"))
+                })?;
+                let folder = self.cache.pull(name, progress)?;
+                let runtime: PathBuf = runtime(progress)?;
+                // The pinned digests are the identity, so that a run whose texts are all in the
+                // cache opens no model.
+                let id = options.id(entry.files[0].sha256, entry.files[1].sha256);
+                let expected = id.clone();
+                let load = move || {
+                    let (onnx, tokenizer) =
+                        (folder.join("model.onnx"), folder.join("tokenizer.json"));
+                    let inner =
+                        OnnxEmbedder::open(&onnx, &tokenizer, &runtime, &options, Some(&expected))?;
+                    Ok(Arc::new(inner) as Arc<dyn Embedder>)
+                };
+                let embedder = CachedEmbedder::lazy(
+                    &id,
+                    MINILM_DIMENSION,
+                    MINILM_WINDOW,
+                    &cache,
+                    Box::new(load),
+                );
+                Ok(Arc::new(embedder))
+            }
+        }
+    }
+
+    fn indexer(&self, backend: &IndexBackend) -> Result<Arc<dyn Indexer>, BackendError> {
+        match backend {
+            IndexBackend::Exact => Ok(Arc::new(ExactIndexer)),
+            IndexBackend::Qdrant { url, api_key_env, collection } => {
+                let key = key(api_key_env.as_ref())?;
+                Ok(Arc::new(QdrantIndexer::new(url, key, collection.clone(), Arc::new(English))))
+            }
+        }
+    }
+}
+
+struct Local(Arc<PromptCounter>);
+
+impl Counter for Local {
+    fn count(&self, messages: &[Message]) -> Result<u32, BackendError> {
+        self.0.count(messages)
+    }
+
+    fn context_window(&self) -> u32 {
+        self.0.context_window()
+    }
+}

@@ -1,0 +1,37 @@
+//! `bench init`: an experiment to start from, with data small enough to read.
+
+use std::path::Path;
+
+use miette::{Context as _, IntoDiagnostic as _, miette};
+
+use crate::exit::Exit;
+
+const FILES: &[(&str, &str)] = &[
+    ("experiment.yaml", include_str!("init/experiment.yaml")),
+    ("data/eval.jsonl", include_str!("init/eval.jsonl")),
+    ("data/train.jsonl", include_str!("init/train.jsonl")),
+    ("data/corpus.jsonl", include_str!("init/corpus.jsonl")),
+    ("prompts/answer.j2", include_str!("init/answer.j2")),
+];
+
+/// Writes the starting files; never over existing ones.
+pub(crate) fn write(folder: &Path) -> miette::Result<Exit> {
+    if let Some((name, _)) = FILES.iter().find(|(name, _)| folder.join(name).exists()) {
+        return Err(miette!(
+            help = "give another folder: bench init my-task",
+            "`{}` is already there",
+            folder.join(name).display()
+        ));
+    }
+    for (name, text) in FILES {
+        let path = folder.join(name);
+        let parent = path.parent().unwrap_or(folder);
+        fs_err::create_dir_all(parent)
+            .and_then(|()| fs_err::write(&path, text))
+            .into_diagnostic()
+            .wrap_err("writing the starting files")?;
+        anstream::println!("wrote {}", path.display());
+    }
+    anstream::println!("next: bench run {}", folder.join("experiment.yaml").display());
+    Ok(Exit::Done)
+}

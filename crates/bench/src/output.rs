@@ -1,0 +1,73 @@
+//! Reports on disk: written whole, and made again from their own records.
+
+use std::path::Path;
+
+use bench_core::manifest::Manifest;
+use bench_core::record::Record;
+use bench_run::store::write_atomically;
+use miette::{Context as _, IntoDiagnostic as _, miette};
+
+use crate::exit::Exit;
+
+/// Fails before anything is spent when the report could not be written.
+pub(crate) fn writable(folder: &Path) -> miette::Result<()> {
+    let probe = folder.join(".writable");
+    fs_err::create_dir_all(folder)
+        .and_then(|()| fs_err::write(&probe, b""))
+        .and_then(|()| fs_err::remove_file(&probe))
+        .into_diagnostic()
+        .wrap_err_with(|| format!("the report folder `{}` cannot be written", folder.display()))
+}
+
+/// Writes the report and returns the gates that failed.
+pub(crate) fn write(
+    folder: &Path,
+    manifest: &Manifest,
+    records: &[Record],
+) -> miette::Result<Vec<String>> {
+    let report = bench_report::build(manifest, records).into_diagnostic()?;
+    for (name, bytes) in &report.files {
+        let path = folder.join(name);
+        if let Some(parent) = path.parent() {
+            fs_err::create_dir_all(parent).into_diagnostic()?;
+        }
+        // What did not change is not touched.
+        if fs_err::read(&path).is_ok_and(|old| old == *bytes) {
+            continue;
+        }
+        write_atomically(&path, bytes).into_diagnostic()?;
+    }
+    Ok(report.failed_gates)
+}
+
+/// `bench report`: the same files from `manifest.json` and `tables/trials.parquet`.
+pub(crate) fn again(folder: &Path) -> miette::Result<Exit> {
+    let read = |name: &str| {
+        fs_err::read(folder.join(name)).into_diagnostic().wrap_err_with(|| {
+            format!(
+                "`{}` is not a report folder; give the folder that holds report.md",
+                folder.display()
+            )
+        })
+    };
+    let manifest = read("manifest.json")?;
+    let format =
+        serde_json::from_slice::<serde_json::Value>(&manifest).into_diagnostic()?["format"].clone();
+    if format.as_u64().is_none_or(|format| format > u64::from(Manifest::FORMAT)) {
+        return Err(miette!(
+            help = "use the program version that wrote it",
+            "manifest.json has format {format}, this program reads up to {}",
+            Manifest::FORMAT
+        ));
+    }
+    let manifest: Manifest = serde_json::from_slice(&manifest)
+        .into_diagnostic()
+        .wrap_err("manifest.json is not a manifest of this program")?;
+    let records = bench_report::read_trials(&read("tables/trials.parquet")?).into_diagnostic()?;
+    let gates = write(folder, &manifest, &records)?;
+    anstream::println!("{} trials; report: {}", records.len(), folder.join("report.md").display());
+    for gate in &gates {
+        anstream::eprintln!("gate failed: {gate}");
+    }
+    Ok(if gates.is_empty() { Exit::Done } else { Exit::Gate })
+}

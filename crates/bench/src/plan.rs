@@ -1,0 +1,188 @@
+//! `bench plan`: what a run would do and what it could find, before anything is loaded.
+
+use std::fmt::Write as _;
+
+use bench_core::dataset::TrainRow;
+use bench_core::spec::{ArmPlan, ModelSource, Scorer};
+use bench_run::{Loaded, LoadedSet};
+use bench_stats::interval::Options;
+use bench_stats::power::{Spread, minimum_detectable_difference};
+
+use crate::backends::Real;
+use crate::catalog;
+
+/// Characters per token of English text, where the tokenizer is not at hand.
+const CHARACTERS_PER_TOKEN: f64 = 4.0;
+
+/// Share of samples on which two arms are taken to differ, before anything is known.
+const GUESSED_DISCORDANCE: f64 = 0.3;
+
+/// Tokens a second of a 135M model on two cores; larger models scale with their size.
+const RATES: Rates = Rates { prompt: 300.0, answer: 45.0, train: 300.0 };
+
+/// Bytes of the model those rates are for.
+const RATED_BYTES: f64 = 540e6;
+
+struct Rates {
+    prompt: f64,
+    answer: f64,
+    train: f64,
+}
+
+/// The plan in words and tables.
+pub(crate) fn describe(loaded: &Loaded, backends: &Real) -> String {
+    let experiment = &loaded.experiment;
+    let mut text = String::new();
+    let mut seconds = 0.0;
+    let mut trials = 0;
+    writeln!(text, "{} (plan {})", experiment.name, bench_core::digest::short(&loaded.plan_digest))
+        .ok();
+    writeln!(
+        text,
+        "\n| set | arm | trials | prompt tokens | answer tokens, at most | train tokens |"
+    )
+    .ok();
+    writeln!(text, "|---|---|---:|---:|---:|---:|").ok();
+    for set in &loaded.sets {
+        for plan in loaded.plans.iter().filter(|plan| plan.sets.contains(&set.spec.name)) {
+            let row = estimate(loaded, set, plan);
+            let scale = scale(backends, &experiment.models[&plan.model]);
+            seconds += scale
+                * (row.prompt / RATES.prompt
+                    + 0.5 * row.answer / RATES.answer
+                    + row.train / RATES.train);
+            trials += row.trials;
+            writeln!(
+                text,
+                "| {} | {} | {} | {:.0} | {:.0} | {:.0} |",
+                set.spec.name, plan.name, row.trials, row.prompt, row.answer, row.train
+            )
+            .ok();
+        }
+    }
+    writeln!(
+        text,
+        "\n{trials} trials, about {:.0} minutes on two cores without a GPU",
+        (seconds / 60.0).ceil()
+    )
+    .ok();
+    let bytes = experiment.models.values().map(|model| size(backends, model)).fold(0.0, f64::max);
+    if bytes > 0.0 {
+        writeln!(
+            text,
+            "memory: about {:.1} GiB (the largest model, twice while it loads)",
+            2.0 * bytes / 1.074e9
+        )
+        .ok();
+    }
+    writeln!(
+        text,
+        "\nThe smallest difference this run can find (power 80 %, {} comparisons):",
+        comparisons(loaded)
+    )
+    .ok();
+    for set in &loaded.sets {
+        writeln!(text, "- {}: {}", set.spec.name, smallest(loaded, set)).ok();
+    }
+    text
+}
+
+struct Row {
+    trials: usize,
+    prompt: f64,
+    answer: f64,
+    train: f64,
+}
+
+fn estimate(loaded: &Loaded, set: &LoadedSet, plan: &ArmPlan) -> Row {
+    let experiment = &loaded.experiment;
+    let seeds = plan.finetune.as_ref().map_or(1, |finetune| finetune.seeds.len());
+    let trials = set.samples.len() * experiment.run.epochs.get() as usize * seeds;
+    let mean =
+        |characters: usize, n: usize| characters as f64 / n.max(1) as f64 / CHARACTERS_PER_TOKEN;
+    let question =
+        mean(set.samples.iter().map(|sample| sample.input.len()).sum(), set.samples.len());
+    let rows = set.train.as_deref().unwrap_or_default();
+    let length = |row: &TrainRow| match row {
+        TrainRow::Completion { input, reference } => input.len() + reference.len(),
+        TrainRow::Text(text) => text.len(),
+    };
+    let row = mean(rows.iter().map(length).sum(), rows.len());
+    let passages = plan.rag.as_ref().map_or(0.0, |rag| {
+        let documents = set.corpus.as_deref().unwrap_or_default();
+        let whole =
+            mean(documents.iter().map(|document| document.text.len()).sum(), documents.len());
+        let chunk = if rag.chunk_size == 0 { whole } else { whole.min(f64::from(rag.chunk_size)) };
+        f64::from(rag.top_k) * if documents.is_empty() { row } else { chunk }
+    });
+    let prompt = 40.0 + question + passages + f64::from(plan.prompt.num_fewshot) * (row + 20.0);
+    let max_tokens = set.spec.max_tokens.unwrap_or(experiment.generate.max_tokens);
+    let train = plan.finetune.as_ref().map_or(0.0, |finetune| {
+        let n = finetune.limit.map_or(rows.len(), |limit| rows.len().min(limit as usize));
+        n as f64 * (row + 30.0) * f64::from(finetune.num_epochs) * seeds as f64
+    });
+    Row {
+        trials,
+        prompt: prompt * trials as f64,
+        answer: f64::from(max_tokens) * trials as f64,
+        train,
+    }
+}
+
+/// Bytes of a model's weights, as far as can be known without loading it.
+fn size(backends: &Real, model: &ModelSource) -> f64 {
+    let folder = match model {
+        ModelSource::Catalog(name) => match catalog::find(name) {
+            // An import is in f32: about seven times the file of four-bit blocks.
+            Some(entry) if !backends.cache.has(entry) => return 5.5 * entry.files[0].bytes as f64,
+            Some(entry) => backends.cache.path(entry),
+            None => return 0.0,
+        },
+        ModelSource::Path(path) => path.into(),
+        ModelSource::Hub(_) | ModelSource::Endpoint(_) | ModelSource::Scripted(_) => return 0.0,
+    };
+    crate::models::size_of(&folder) as f64
+}
+
+fn scale(backends: &Real, model: &ModelSource) -> f64 {
+    match model {
+        ModelSource::Scripted(_) | ModelSource::Endpoint(_) => 0.0,
+        ModelSource::Catalog(_) | ModelSource::Path(_) | ModelSource::Hub(_) => {
+            let bytes = size(backends, model);
+            if bytes > 0.0 { bytes / RATED_BYTES } else { 1.0 }
+        }
+    }
+}
+
+fn comparisons(loaded: &Loaded) -> usize {
+    loaded.plans.len().saturating_sub(1).max(1)
+}
+
+fn smallest(loaded: &Loaded, set: &LoadedSet) -> String {
+    let options = Options { alpha: loaded.experiment.compare.alpha, ..Options::default() };
+    let binary = !matches!(
+        set.spec.scorers[0],
+        Scorer::TokenF1 {}
+            | Scorer::RougeL {}
+            | Scorer::Chrf {}
+            | Scorer::Functional {}
+            | Scorer::EmbeddingSimilarity {}
+    );
+    let spread = if binary {
+        Spread::Discordance(GUESSED_DISCORDANCE)
+    } else {
+        Spread::StandardDeviation(GUESSED_DISCORDANCE)
+    };
+    let n = set.samples.len();
+    match minimum_detectable_difference(n, spread, comparisons(loaded), &options) {
+        Some(difference) => {
+            let points = 100.0 * difference;
+            format!(
+                "{points:.0} points of {} with {n} samples, if arms differ on {:.0} % of them",
+                set.spec.scorers[0].name(),
+                100.0 * GUESSED_DISCORDANCE
+            )
+        }
+        None => format!("none: {n} samples are too few"),
+    }
+}

