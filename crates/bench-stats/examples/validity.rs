@@ -363,7 +363,7 @@ fn equivalence() -> Vec<Row> {
     for n in [50, 200, 1000] {
         for discordance in [0.06, 0.1, 0.3] {
             let first = f64::midpoint(discordance, margin);
-            let rate = size(n, 40_000, &|random| pair(random, first, discordance - first));
+            let rate = size(n, 20_000, &|random| pair(random, first, discordance - first));
             rows.push(vec![
                 ("scores", json!(format!("right or wrong, discordance {discordance}"))),
                 ("samples", json!(n)),

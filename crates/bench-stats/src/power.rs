@@ -11,7 +11,7 @@ use crate::{
 const MOST_SAMPLES: usize = 10_000_000;
 
 /// Discordant samples up to which McNemar's power is summed exactly.
-const EXACT_DISCORDANT: f64 = 1_000.0;
+const EXACT_DISCORDANT: f64 = 200.0;
 
 /// How much paired differences vary: seen, or guessed when planning.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -24,7 +24,7 @@ pub enum Spread {
 }
 
 /// The chance that a comparison of `n` samples finds a true `difference` at `alpha`, two-sided: exact
-/// for McNemar's test while discordant samples number up to a thousand, normal beyond and otherwise.
+/// for McNemar's test while discordant samples number up to two hundred, normal beyond and otherwise.
 pub fn power(difference: f64, spread: Spread, n: usize, alpha: f64) -> f64 {
     let difference = difference.abs();
     match spread {
@@ -58,7 +58,10 @@ pub fn samples_for_difference(
     options: &Options,
 ) -> Option<usize> {
     let alpha = options.alpha / comparisons.max(1) as f64;
-    smallest(|n| power(difference, spread, n, alpha) >= options.power)
+    let (z, deviation) =
+        (normal_quantile(1.0 - alpha / 2.0) + normal_quantile(options.power), spread.deviation());
+    let guess = (z * deviation / difference).powi(2);
+    smallest(guess, |n| power(difference, spread, n, alpha) >= options.power)
 }
 
 /// Samples after which two one-sided tests find equivalence within `margin` with `options.power` if
@@ -74,13 +77,14 @@ pub fn samples_for_equivalence(
     // A spread of nothing would promise too much: at least one sample in a hundred may differ.
     let deviation = match spread {
         Spread::Discordance(share) => (share.max(0.01) - difference * difference).max(0.0).sqrt(),
-        Spread::StandardDeviation(deviation) => deviation,
+        Spread::StandardDeviation(_) => spread.deviation(),
     };
     let reach = |gap: f64, n: usize| normal_cdf(gap * (n as f64).sqrt() / deviation.max(1e-12) - z);
     if difference.abs() >= margin {
         return None;
     }
-    smallest(|n| {
+    let guess = ((z + 1.0) * deviation / (margin - difference.abs())).powi(2);
+    smallest(guess, |n| {
         reach(margin - difference, n) + reach(margin + difference, n) - 1.0 >= options.power
     })
 }
@@ -107,26 +111,51 @@ pub fn minimum_detectable_difference(
     let mut low = 0.0;
     for _ in 0..40 {
         let middle = f64::midpoint(low, high);
-        if found(middle) { high = middle } else { low = middle }
+        if found(middle) {
+            high = middle;
+        } else {
+            low = middle;
+        }
     }
     Some(high)
 }
 
-/// The smallest `n` that is enough, by doubling and halving.
-fn smallest(enough: impl Fn(usize) -> bool) -> Option<usize> {
-    let mut high = 2;
+/// The smallest `n` that is enough to a thousandth, looked for around a guess.
+fn smallest(guess: f64, enough: impl Fn(usize) -> bool) -> Option<usize> {
+    if guess.is_nan() || guess > MOST_SAMPLES as f64 {
+        return None;
+    }
+    let mut high = (guess as usize).max(2);
+    let mut low = high;
     while !enough(high) {
-        high *= 2;
+        low = high;
+        high += high.div_ceil(4);
         if high > MOST_SAMPLES {
             return None;
         }
     }
-    let mut low = high / 2;
-    while high - low > 1 {
+    while low > 1 && enough(low) {
+        high = low;
+        low -= low.div_ceil(4);
+    }
+    while high - low > 1.max(high / 1000) {
         let middle = usize::midpoint(low, high);
-        if enough(middle) { high = middle } else { low = middle }
+        if enough(middle) {
+            high = middle;
+        } else {
+            low = middle;
+        }
     }
     Some(high)
+}
+
+impl Spread {
+    fn deviation(self) -> f64 {
+        match self {
+            Spread::Discordance(share) => share.sqrt(),
+            Spread::StandardDeviation(deviation) => deviation,
+        }
+    }
 }
 
 /// The exact power of the exact McNemar test: over the number of discordant samples, the chance that
@@ -173,8 +202,7 @@ mod tests {
 
     #[test]
     fn exact_and_normal_power_meet_where_one_takes_over() {
-        let [exact, normal] =
-            [4_990, 5_010].map(|n| power(0.03, Spread::Discordance(0.2), n, 0.01));
+        let [exact, normal] = [995, 1_005].map(|n| power(0.07, Spread::Discordance(0.2), n, 0.01));
         assert!((exact - normal).abs() < 0.01, "{exact} {normal}");
     }
 
