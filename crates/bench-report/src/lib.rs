@@ -1,1 +1,192 @@
 //! Tables, charts and report files from records alone.
+//!
+//! Pure: records and manifest in, bytes out, equal bytes for equal input. [`build`] makes a whole
+//! report folder; [`trials_parquet`] and [`read_trials`] keep records between runs.
+
+use bench_core::manifest::Manifest;
+use bench_core::record::Record;
+use bench_stats::Decision;
+use serde::Serialize;
+
+mod browser;
+mod charts;
+mod cost;
+mod diagnosis;
+mod effects;
+mod evaluation;
+mod gates;
+mod page;
+mod retrieval;
+mod table;
+mod tables;
+mod text;
+mod trials;
+
+pub use trials::{read_trials, scores_parquet, trials_parquet};
+
+use evaluation::Evaluation;
+
+/// A report folder, not yet on disk.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    /// Contents by path relative to the report's folder, in a stable order.
+    pub files: Vec<(String, Vec<u8>)>,
+    /// What was decided, per eval set in the experiment's order.
+    pub decisions: Vec<SetDecision>,
+    /// Each gate that is not met, with the reason; empty when all are met.
+    pub failed_gates: Vec<String>,
+}
+
+/// The decision on one eval set.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SetDecision {
+    /// The eval set.
+    pub set: String,
+    /// The scorer it was decided on.
+    pub metric: String,
+    /// The decision and its reasons.
+    pub decision: Decision,
+}
+
+/// A report cannot be made, or records cannot be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum ReportError {
+    /// The records are not of this experiment.
+    #[error(
+        "the records speak of the {what} `{name}`, which the experiment does not have: make the report with the experiment that they were run with"
+    )]
+    Unknown {
+        /// `arm` or `eval set`.
+        what: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// A trial was recorded twice.
+    #[error("the trial of {trial} is recorded twice: keep one of the two records")]
+    Duplicate {
+        /// The trial in words.
+        trial: String,
+    },
+    /// A file was written by a later version of this program.
+    #[error(
+        "the {what} have format {found}, and this program reads up to {known}: use a newer one"
+    )]
+    NewerFormat {
+        /// What has the format.
+        what: &'static str,
+        /// The version found.
+        found: u32,
+        /// The newest version that can be read.
+        known: u32,
+    },
+    /// Parquet, but not ours.
+    #[error("the file holds no trials of `bench`: give a `trials.parquet` of a report")]
+    NotTrials,
+    /// A cell that must hold something is null.
+    #[error("column `{column}` is empty in row {row}: the file was changed after it was written")]
+    EmptyCell {
+        /// The column.
+        column: &'static str,
+        /// Counted from 1.
+        row: usize,
+    },
+    /// A score that no table can hold.
+    #[error(
+        "`{scorer}` gave a score that is not finite to the trial of {trial}: leave it unscored"
+    )]
+    NotFinite {
+        /// The trial in words.
+        trial: String,
+        /// The scorer.
+        scorer: String,
+    },
+    /// Scores that do not fit together.
+    #[error(transparent)]
+    Scores(#[from] bench_stats::FamilyError),
+    /// A table could not be read or written.
+    #[error("a table could not be read or written")]
+    Table(#[from] polars::error::PolarsError),
+    /// Text that is not the JSON it should be.
+    #[error("a cell does not hold the JSON that it should")]
+    Json(#[from] serde_json::Error),
+    /// A page template failed.
+    #[error("a page could not be written")]
+    Page(#[from] minijinja::Error),
+    /// A chart could not be drawn.
+    #[error("a chart could not be drawn: {0}")]
+    Chart(String),
+}
+
+impl From<plotters::drawing::DrawingAreaErrorKind<std::io::Error>> for ReportError {
+    fn from(error: plotters::drawing::DrawingAreaErrorKind<std::io::Error>) -> Self {
+        Self::Chart(error.to_string())
+    }
+}
+
+/// The `decision.json` of a report.
+#[derive(Serialize)]
+struct DecisionFile<'a> {
+    format: u32,
+    plan_digest: &'a str,
+    baseline: &'a str,
+    sets: &'a [SetDecision],
+    failed_gates: &'a [String],
+}
+
+/// Makes a report: pages, tables, charts, decision, gates. The order of records does not matter.
+///
+/// # Errors
+/// A manifest of a newer version, records of another experiment, a trial recorded twice.
+pub fn build(manifest: &Manifest, records: &[Record]) -> Result<Report, ReportError> {
+    if manifest.format > Manifest::FORMAT {
+        return Err(ReportError::NewerFormat {
+            what: "records",
+            found: manifest.format,
+            known: Manifest::FORMAT,
+        });
+    }
+    let evaluation = Evaluation::new(manifest, records)?;
+    let gates = gates::check(&evaluation);
+    let failed_gates: Vec<String> = gates
+        .iter()
+        .filter_map(|gate| Some(format!("{}: {}", gate.name, gate.failure.as_ref()?)))
+        .collect();
+    let decisions: Vec<SetDecision> = evaluation
+        .sets
+        .iter()
+        .filter_map(|set| {
+            Some(SetDecision {
+                set: set.set.name.clone(),
+                metric: set.primary()?.name.clone(),
+                decision: set.decision.clone()?,
+            })
+        })
+        .collect();
+    let charts = charts::all(&evaluation)?;
+    let mut files = Vec::from(page::files(&evaluation, &charts, &gates)?);
+    let decision = DecisionFile {
+        format: 1,
+        plan_digest: &manifest.plan_digest,
+        baseline: &manifest.experiment.compare.baseline,
+        sets: &decisions,
+        failed_gates: &failed_gates,
+    };
+    files.push(("decision.json".into(), json(&decision)?));
+    files.push(("manifest.json".into(), json(manifest)?));
+    if !gates.is_empty() {
+        let suite = &manifest.experiment.name;
+        files.push(("junit.xml".into(), gates::junit(suite, &gates).into_bytes()));
+    }
+    files.extend(tables::files(&evaluation)?);
+    for chart in charts {
+        files.push((format!("{}.png", chart.path), charts::png(&chart.svg)?));
+        files.push((format!("{}.svg", chart.path), chart.svg.into_bytes()));
+    }
+    Ok(Report { files, decisions, failed_gates })
+}
+
+fn json(value: &impl Serialize) -> Result<Vec<u8>, ReportError> {
+    let mut text = text::json(&serde_json::to_string_pretty(value)?);
+    text.push('\n');
+    Ok(text.into_bytes())
+}

@@ -1,0 +1,59 @@
+//! Charts as SVG: one function per chart, from figures to a picture and its alternative text.
+
+use crate::ReportError;
+use crate::evaluation::Evaluation;
+use crate::text::file_stem;
+
+mod bars;
+mod canvas;
+mod forest;
+mod lines;
+mod tradeoff;
+
+pub(crate) use canvas::png;
+
+/// One picture.
+pub(crate) struct Chart {
+    /// Position of the eval set that it is about.
+    pub(crate) set: usize,
+    /// Its path without ending.
+    pub(crate) path: String,
+    pub(crate) title: String,
+    /// What the picture says, for those who do not see it.
+    pub(crate) alt: String,
+    pub(crate) svg: String,
+}
+
+/// A chart before it has a place: kind, title, alternative text, SVG.
+struct Drawing {
+    kind: &'static str,
+    title: String,
+    alt: String,
+    svg: String,
+}
+
+/// All charts for which the run has figures, set by set, the most telling first.
+pub(crate) fn all(evaluation: &Evaluation<'_>) -> Result<Vec<Chart>, ReportError> {
+    let mut charts = Vec::new();
+    for (at, set) in evaluation.sets.iter().enumerate() {
+        let Some(metric) = set.primary() else { continue };
+        let drawings = [
+            forest::differences(evaluation, set, metric)?,
+            tradeoff::latency(set, metric)?,
+            tradeoff::cost(set, metric)?,
+            bars::outcomes(set, metric)?,
+            lines::recall(evaluation, set)?,
+            lines::training(evaluation, set)?,
+            lines::latencies(set)?,
+            bars::tokens(set)?,
+        ];
+        for Drawing { kind, title, alt, svg } in drawings.into_iter().flatten() {
+            let path = format!("charts/{}_{kind}", file_stem(&set.set.name));
+            // Two sets may differ only in characters that a file name cannot hold.
+            let is_taken = charts.iter().any(|chart: &Chart| chart.path == path);
+            let path = if is_taken { format!("{path}_{at}") } else { path };
+            charts.push(Chart { set: at, path, title, alt, svg });
+        }
+    }
+    Ok(charts)
+}

@@ -1,0 +1,140 @@
+//! Where answers went wrong, and which samples changed sides between the baseline and an arm.
+
+use bench_core::record::Record;
+
+use crate::evaluation::{Contender, Metric, SetResult};
+
+/// What became of a sample. The order is that of the chart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Outcome {
+    /// Answered right.
+    Right,
+    /// Wrong although every gold document stood in the prompt.
+    Misread,
+    /// Wrong; a gold document was found, but the token budget left it out.
+    LeftOut,
+    /// Wrong; a gold document was not found.
+    NotFound,
+    /// Wrong, where retrieval has no part: an arm without it, a sample without gold documents.
+    Wrong,
+    /// No answer, or none that could be scored.
+    Unscored,
+}
+
+impl Outcome {
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Right, Self::Misread, Self::LeftOut, Self::NotFound, Self::Wrong, Self::Unscored];
+
+    /// The outcome in a few words.
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Self::Right => "right",
+            Self::Misread => "wrong, gold in prompt",
+            Self::LeftOut => "wrong, gold left out",
+            Self::NotFound => "wrong, gold not found",
+            Self::Wrong => "wrong",
+            Self::Unscored => "no score",
+        }
+    }
+
+    /// The outcome as a column name.
+    pub(crate) fn column(self) -> &'static str {
+        match self {
+            Self::Right => "right",
+            Self::Misread => "misread",
+            Self::LeftOut => "left_out",
+            Self::NotFound => "not_found",
+            Self::Wrong => "wrong",
+            Self::Unscored => "unscored",
+        }
+    }
+}
+
+/// Samples per outcome, in the order of [`Outcome::ALL`].
+pub(crate) type Counts = [usize; 6];
+
+/// Per contender.
+pub(crate) fn counts(set: &SetResult<'_>, metric: &Metric) -> Vec<Counts> {
+    let count = |(at, contender): (usize, &Contender<'_>)| {
+        let mut counts = Counts::default();
+        for (sample, id) in set.samples.iter().enumerate() {
+            if let Some(record) = contender.first(id) {
+                counts[outcome(metric.is_right(at, sample), record) as usize] += 1;
+            }
+        }
+        counts
+    };
+    set.contenders.iter().enumerate().map(count).collect()
+}
+
+fn outcome(right: Option<bool>, record: &Record) -> Outcome {
+    match right {
+        None => Outcome::Unscored,
+        Some(true) => Outcome::Right,
+        Some(false) if record.retrieved.is_empty() || record.gold.is_empty() => Outcome::Wrong,
+        Some(false) => {
+            let found = |in_prompt: bool| {
+                record.gold.iter().all(|gold| {
+                    let mut passages = record.retrieved.iter();
+                    passages.any(|p| p.document == *gold && (p.in_prompt || !in_prompt))
+                })
+            };
+            match (found(true), found(false)) {
+                (true, _) => Outcome::Misread,
+                (false, true) => Outcome::LeftOut,
+                (false, false) => Outcome::NotFound,
+            }
+        }
+    }
+}
+
+impl<'a> Contender<'a> {
+    /// The first trial on a sample.
+    pub(crate) fn first(&self, sample: &str) -> Option<&'a Record> {
+        let at = self.trials.partition_point(|record| record.trial.sample.as_str() < sample);
+        self.trials.get(at).copied().filter(|record| record.trial.sample == sample)
+    }
+}
+
+/// A sample that one of baseline and arm answered right and the other wrong.
+pub(crate) struct Flip<'a> {
+    pub(crate) contender: usize,
+    /// Right at the baseline, wrong here.
+    pub(crate) is_lost: bool,
+    pub(crate) baseline_value: f64,
+    pub(crate) value: f64,
+    pub(crate) baseline: &'a Record,
+    pub(crate) trial: &'a Record,
+}
+
+/// By contender, those lost first, then by sample.
+pub(crate) fn flips<'a>(set: &SetResult<'a>, metric: &Metric) -> Vec<Flip<'a>> {
+    let Some(baseline) = set.baseline else { return Vec::new() };
+    let mut flips = Vec::new();
+    for contender in (0..set.contenders.len()).filter(|&at| at != baseline) {
+        for is_lost in [true, false] {
+            for (sample, id) in set.samples.iter().enumerate() {
+                let scores = |at: usize| metric.scores[at].scores[sample];
+                let sides = (metric.is_right(baseline, sample), metric.is_right(contender, sample));
+                if sides != (Some(is_lost), Some(!is_lost)) {
+                    continue;
+                }
+                let trials =
+                    (set.contenders[baseline].first(id), set.contenders[contender].first(id));
+                if let ((Some(before), Some(after)), (Some(old), Some(new))) =
+                    (trials, (scores(baseline), scores(contender)))
+                {
+                    flips.push(Flip {
+                        contender,
+                        is_lost,
+                        baseline_value: old,
+                        value: new,
+                        baseline: before,
+                        trial: after,
+                    });
+                }
+            }
+        }
+    }
+    flips
+}

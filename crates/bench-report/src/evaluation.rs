@@ -1,0 +1,508 @@
+//! From records to figures: who was asked what, how well each arm did, what it took, and who won.
+//! Knows nothing of tables, charts or pages.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bench_core::manifest::{Manifest, TrainingEntry};
+use bench_core::record::{Answer, Outcome, Record, Verdict};
+use bench_core::spec::{ArmPlan, Correction, EvalSet, resolve};
+use bench_stats::decision::{ArmFigures, Constraint, Decision, Figure, Limit, Utility, decide};
+use bench_stats::{
+    ArmMean, ArmScores, Clusters, Comparison, Estimate, Family, Options, PairResult, Pairs,
+    analyse, estimate,
+};
+
+use crate::{ReportError, trials};
+
+/// The scorer name under which an LLM judge's verdicts are recorded.
+pub(crate) const JUDGE: &str = "judge";
+
+/// A score from here on counts as a right answer, in flips and in the diagnosis.
+pub(crate) const RIGHT: f64 = 0.5;
+
+/// All figures of a run.
+pub(crate) struct Evaluation<'a> {
+    pub(crate) manifest: &'a Manifest,
+    pub(crate) plans: Vec<ArmPlan>,
+    pub(crate) options: Options,
+    pub(crate) sets: Vec<SetResult<'a>>,
+}
+
+/// The figures of one eval set.
+pub(crate) struct SetResult<'a> {
+    pub(crate) set: &'a EvalSet,
+    /// Ids of all samples that any trial has, in order.
+    pub(crate) samples: Vec<&'a str>,
+    pub(crate) clusters: Clusters,
+    /// Per sample, the label of samples that are not independent of it.
+    labels: Vec<Option<&'a str>>,
+    /// Those that have trials, in the experiment's order.
+    pub(crate) contenders: Vec<Contender<'a>>,
+    /// The contenders that the decision is made among: of an arm with several training seeds, the
+    /// first, which no score has chosen.
+    pub(crate) entrants: Vec<usize>,
+    /// Position of the baseline among the contenders.
+    pub(crate) baseline: Option<usize>,
+    /// The first is the metric that decides.
+    pub(crate) metrics: Vec<Metric>,
+    pub(crate) decision: Option<Decision>,
+}
+
+/// An arm on one eval set; where it was trained with several seeds, one contender for each, because
+/// the spread of training is not the spread of samples.
+pub(crate) struct Contender<'a> {
+    pub(crate) name: String,
+    /// Position of the arm in the experiment.
+    pub(crate) arm: usize,
+    pub(crate) train_seed: u64,
+    /// By sample, then repeat.
+    pub(crate) trials: Vec<&'a Record>,
+    pub(crate) usage: Usage,
+    pub(crate) training: Option<&'a TrainingEntry>,
+    /// US dollars, where the experiment prices the machine.
+    pub(crate) training_cost: Option<f64>,
+}
+
+/// What the answers of a contender took.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Usage {
+    pub(crate) trials: usize,
+    pub(crate) answered: usize,
+    pub(crate) failed: usize,
+    /// Answers that ended at the token limit.
+    pub(crate) cut_short: usize,
+    pub(crate) tokens_in: u64,
+    pub(crate) tokens_out: u64,
+    pub(crate) cost: Option<f64>,
+    /// Sorted milliseconds of retrieval and generation together.
+    pub(crate) latencies: Vec<f64>,
+    pub(crate) first_token_p50: Option<f64>,
+    pub(crate) retrieval_p50: Option<f64>,
+    /// Generated tokens per second of generation, over all answers.
+    pub(crate) tokens_per_second: Option<f64>,
+}
+
+/// One scorer on one eval set.
+pub(crate) struct Metric {
+    pub(crate) name: String,
+    /// Per contender, a score per sample: the mean over repeats.
+    pub(crate) scores: Vec<ArmScores>,
+    /// Per contender.
+    pub(crate) estimates: Vec<Option<Estimate>>,
+    /// Per contender: answers without a score.
+    pub(crate) unscored: Vec<usize>,
+    /// Per contender: the difference to the baseline.
+    pub(crate) against_baseline: Vec<Option<Comparison>>,
+    /// Every pair of contenders.
+    pub(crate) pairs: Vec<(usize, usize, Option<Comparison>)>,
+}
+
+impl<'a> Evaluation<'a> {
+    pub(crate) fn new(manifest: &'a Manifest, records: &'a [Record]) -> Result<Self, ReportError> {
+        let experiment = &manifest.experiment;
+        let plans = resolve(experiment);
+        let compare = &experiment.compare;
+        let options = Options {
+            level: 1.0 - compare.alpha,
+            alpha: compare.alpha,
+            margin: (compare.margin > 0.0).then_some(compare.margin),
+            seed: experiment.run.seed,
+            ..Options::default()
+        };
+        let sorted = sorted(experiment.eval_sets.as_slice(), &plans, records)?;
+        let mut by_set = vec![Vec::new(); experiment.eval_sets.len()];
+        for (set, arm, record) in sorted {
+            by_set[set].push((arm, record));
+        }
+        let sets = experiment.eval_sets.iter().zip(by_set);
+        let sets = sets
+            .map(|(set, trials)| SetResult::new(manifest, &plans, &options, set, &trials))
+            .collect::<Result<_, _>>()?;
+        Ok(Self { manifest, plans, options, sets })
+    }
+}
+
+/// Records with the positions of set and arm, in the one order that everything is written in.
+fn sorted<'a>(
+    sets: &[EvalSet],
+    plans: &[ArmPlan],
+    records: &'a [Record],
+) -> Result<Vec<(usize, usize, &'a Record)>, ReportError> {
+    let mut rows = Vec::with_capacity(records.len());
+    for record in records {
+        let trial = &record.trial;
+        let set = sets.iter().position(|set| set.name == trial.set);
+        let arm = plans.iter().position(|plan| plan.name == trial.arm);
+        let unknown = |what, name: &str| ReportError::Unknown { what, name: name.to_owned() };
+        rows.push((
+            set.ok_or_else(|| unknown("eval set", &trial.set))?,
+            arm.ok_or_else(|| unknown("arm", &trial.arm))?,
+            record,
+        ));
+    }
+    let key = |row: &(usize, usize, &'a Record)| {
+        let trial = &row.2.trial;
+        (row.0, row.1, trial.train_seed, trial.sample.as_str(), trial.repeat)
+    };
+    rows.sort_by_key(key);
+    match rows.windows(2).find(|pair| key(&pair[0]) == key(&pair[1])) {
+        Some(pair) => Err(ReportError::Duplicate { trial: trials::name(&pair[0].2.trial) }),
+        None => Ok(rows),
+    }
+}
+
+impl<'a> SetResult<'a> {
+    fn new(
+        manifest: &'a Manifest,
+        plans: &[ArmPlan],
+        options: &Options,
+        set: &'a EvalSet,
+        trials: &[(usize, &'a Record)],
+    ) -> Result<Self, ReportError> {
+        let mut samples = BTreeMap::new();
+        for (_, record) in trials {
+            samples.entry(record.trial.sample.as_str()).or_insert(record.cluster.as_deref());
+        }
+        let (samples, labels): (Vec<&str>, Vec<Option<&str>>) = samples.into_iter().unzip();
+        let clusters = clusters(&samples, &labels, 0..samples.len());
+        let contenders = contenders(manifest, plans, &set.name, trials);
+        let baseline = &manifest.experiment.compare.baseline;
+        let baseline = contenders.iter().position(|c| plans[c.arm].name == *baseline);
+        let correction = manifest.experiment.compare.correction;
+        let metrics = metric_names(set, trials)
+            .into_iter()
+            .map(|name| {
+                Metric::new(name, &samples, &clusters, &contenders, baseline, options, correction)
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let constraints = &manifest.experiment.compare.constraints;
+        let limits = [
+            (Figure::CostPer1000, constraints.max_cost_per_1000),
+            (Figure::P95LatencyMs, constraints.max_p95_latency_ms),
+        ];
+        let constraints = limits.into_iter().filter_map(|(figure, limit)| {
+            limit.map(|limit| Constraint { figure, limit: Limit::AtMost(limit) })
+        });
+        let utility = Utility { constraints: constraints.collect(), ..Utility::default() };
+        let entrants: Vec<usize> = (0..contenders.len())
+            .filter(|&at| contenders[..at].iter().all(|earlier| earlier.arm != contenders[at].arm))
+            .collect();
+        let decision = metrics
+            .first()
+            .map(|metric| decided(metric, &clusters, &contenders, &entrants, &utility, options));
+        Ok(Self {
+            set,
+            samples,
+            clusters,
+            labels,
+            contenders,
+            entrants,
+            baseline,
+            metrics,
+            decision,
+        })
+    }
+
+    /// The metric that decides; `None` only where nothing was scored or asked.
+    pub(crate) fn primary(&self) -> Option<&Metric> {
+        self.metrics.first()
+    }
+
+    /// True when any sample names the documents that hold its answer.
+    pub(crate) fn has_gold(&self) -> bool {
+        self.contenders.iter().flat_map(|c| &c.trials).any(|record| !record.gold.is_empty())
+    }
+}
+
+/// The set's scorers in their order, then what else was scored.
+fn metric_names(set: &EvalSet, trials: &[(usize, &Record)]) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    let found: BTreeSet<&str> =
+        trials.iter().flat_map(|&(_, record)| record.verdicts.keys().map(String::as_str)).collect();
+    let declared = set.scorers.iter().map(|scorer| -> &str { scorer.name() });
+    for name in declared.chain(found) {
+        if !names.iter().any(|known| known == name) {
+            names.push(name.to_owned());
+        }
+    }
+    names
+}
+
+fn contenders<'a>(
+    manifest: &'a Manifest,
+    plans: &[ArmPlan],
+    set: &str,
+    trials: &[(usize, &'a Record)],
+) -> Vec<Contender<'a>> {
+    let mut groups: BTreeMap<(usize, u64), Vec<&'a Record>> = BTreeMap::new();
+    for &(arm, record) in trials {
+        groups.entry((arm, record.trial.train_seed)).or_default().push(record);
+    }
+    let several = |arm: usize| groups.keys().filter(|key| key.0 == arm).count() > 1;
+    groups
+        .iter()
+        .map(|(&(arm, train_seed), trials)| {
+            let plan = &plans[arm];
+            let name = if several(arm) {
+                format!("{} (seed {train_seed})", plan.name)
+            } else {
+                plan.name.clone()
+            };
+            let training = plan.finetune.as_ref().and_then(|_| {
+                manifest.training.iter().find(|entry| {
+                    entry.set == set && entry.seed == train_seed && entry.arms.contains(&plan.name)
+                })
+            });
+            let hour = manifest.experiment.prices.get(&plan.model).map(|price| price.machine_hour);
+            let training_cost = training
+                .zip(hour.filter(|&hour| hour > 0.0))
+                .map(|(entry, hour)| entry.outcome.seconds / 3600.0 * hour);
+            let usage = Usage::of(trials);
+            Contender {
+                name,
+                arm,
+                train_seed,
+                trials: trials.clone(),
+                usage,
+                training,
+                training_cost,
+            }
+        })
+        .collect()
+}
+
+impl Usage {
+    fn of(trials: &[&Record]) -> Self {
+        let answers: Vec<&Answer> = trials.iter().filter_map(|record| record.answer()).collect();
+        let sum = |of: fn(&Answer) -> f64| answers.iter().map(|answer| of(answer)).sum::<f64>();
+        let seconds = sum(|a| a.latency_ms) / 1000.0;
+        let tokens_out: u64 = answers.iter().map(|a| u64::from(a.tokens_out)).sum();
+        let median = |mut values: Vec<f64>| {
+            values.sort_by(f64::total_cmp);
+            quantile(&values, 0.5)
+        };
+        let mut latencies: Vec<f64> = answers.iter().map(|a| latency(a)).collect();
+        latencies.sort_by(f64::total_cmp);
+        let cost: Option<f64> = answers.iter().map(|answer| answer.cost_usd).sum();
+        Self {
+            trials: trials.len(),
+            answered: answers.len(),
+            failed: trials.iter().filter(|r| matches!(r.outcome, Outcome::Failed { .. })).count(),
+            cut_short: answers.iter().filter(|answer| answer.finish == "length").count(),
+            tokens_in: answers.iter().map(|a| u64::from(a.tokens_in)).sum(),
+            tokens_out,
+            cost: cost.filter(|_| !answers.is_empty()),
+            latencies,
+            first_token_p50: median(answers.iter().filter_map(|a| a.first_token_ms).collect()),
+            retrieval_p50: median(
+                answers.iter().map(|a| a.retrieval_ms).filter(|&ms| ms > 0.0).collect(),
+            ),
+            tokens_per_second: (seconds > 0.0 && tokens_out > 0)
+                .then(|| tokens_out as f64 / seconds),
+        }
+    }
+
+    pub(crate) fn per_answer(&self, total: u64) -> Option<f64> {
+        (self.answered > 0).then(|| total as f64 / self.answered as f64)
+    }
+
+    pub(crate) fn cost_per_1000(&self) -> Option<f64> {
+        self.cost.map(|cost| cost / self.answered as f64 * 1000.0)
+    }
+
+    pub(crate) fn latency(&self, share: f64) -> Option<f64> {
+        quantile(&self.latencies, share)
+    }
+}
+
+/// Milliseconds that a user waits for an answer: retrieval and generation.
+fn latency(answer: &Answer) -> f64 {
+    answer.latency_ms + answer.retrieval_ms
+}
+
+/// The quantile of sorted values, between the two nearest (type 7 of Hyndman and Fan 1996).
+pub(crate) fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
+    let last = sorted.len().checked_sub(1)?;
+    let place = share * last as f64;
+    let (low, high) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
+    Some(low + (high - low) * place.fract())
+}
+
+impl Metric {
+    fn new(
+        name: String,
+        samples: &[&str],
+        clusters: &Clusters,
+        contenders: &[Contender<'_>],
+        baseline: Option<usize>,
+        options: &Options,
+        correction: Correction,
+    ) -> Result<Self, ReportError> {
+        let scores: Vec<ArmScores> = contenders
+            .iter()
+            .map(|c| ArmScores {
+                arm: c.name.clone(),
+                scores: sample_means(&c.trials, samples, &name),
+            })
+            .collect();
+        let unscored = contenders
+            .iter()
+            .map(|c| c.trials.iter().filter(|record| is_unscored(record, &name)).count())
+            .collect();
+        let family = analyse(&scores, clusters, &Pairs::All, options)?;
+        let mut pairs = Vec::new();
+        let mut compared = family.pairs.into_iter();
+        for a in 0..scores.len() {
+            for b in a + 1..scores.len() {
+                pairs.push((a, b, compared.next().and_then(|pair| pair.comparison)));
+            }
+        }
+        let mut against_baseline = vec![None; scores.len()];
+        if let Some(baseline) = baseline {
+            let family =
+                analyse(&scores, clusters, &Pairs::Against(scores[baseline].arm.clone()), options)?;
+            let others = (0..scores.len()).filter(|&arm| arm != baseline);
+            for (arm, pair) in others.zip(family.pairs) {
+                against_baseline[arm] = pair.comparison;
+            }
+        }
+        if correction == Correction::None {
+            let alone = |a: usize, b: usize| -> Result<Option<Comparison>, ReportError> {
+                let pair = [scores[a].clone(), scores[b].clone()];
+                let family = analyse(&pair, clusters, &Pairs::All, options)?;
+                Ok(family.pairs.into_iter().next().and_then(|pair| pair.comparison))
+            };
+            for (a, b, comparison) in &mut pairs {
+                *comparison = alone(*a, *b)?;
+            }
+            for (arm, comparison) in against_baseline.iter_mut().enumerate() {
+                if let Some(baseline) = baseline.filter(|&baseline| baseline != arm) {
+                    *comparison = alone(arm, baseline)?;
+                }
+            }
+        }
+        let estimates = family.means.into_iter().map(|mean| mean.estimate).collect();
+        Ok(Self { name, scores, estimates, unscored, against_baseline, pairs })
+    }
+
+    /// Whether the contender answered the sample right; `None` where it is unscored.
+    pub(crate) fn is_right(&self, contender: usize, sample: usize) -> Option<bool> {
+        self.scores[contender].scores[sample].map(|score| score >= RIGHT)
+    }
+
+    /// The mean of a contender over some samples, with its interval.
+    pub(crate) fn estimate_on(
+        &self,
+        contender: usize,
+        set: &SetResult<'_>,
+        keep: impl Fn(usize) -> bool,
+        options: &Options,
+    ) -> Option<Estimate> {
+        let scores = self.scores[contender].scores.iter().enumerate();
+        let kept: Vec<(usize, f64)> = scores
+            .filter(|&(at, _)| keep(at))
+            .filter_map(|(at, score)| Some((at, (*score)?)))
+            .collect();
+        let values: Vec<f64> = kept.iter().map(|&(_, score)| score).collect();
+        let clusters = set.clusters_of(&kept.iter().map(|&(at, _)| at).collect::<Vec<_>>());
+        estimate(&values, &clusters, options)
+    }
+}
+
+impl SetResult<'_> {
+    /// The clusters of some samples.
+    pub(crate) fn clusters_of(&self, samples: &[usize]) -> Clusters {
+        clusters(&self.samples, &self.labels, samples.iter().copied())
+    }
+}
+
+/// The clusters of samples at some positions; a sample without a label stands for itself.
+fn clusters(
+    samples: &[&str],
+    labels: &[Option<&str>],
+    positions: impl Iterator<Item = usize>,
+) -> Clusters {
+    if labels.iter().all(Option::is_none) {
+        return Clusters::none();
+    }
+    Clusters::from_labels(
+        positions.map(|at| (labels[at].is_none(), labels[at].unwrap_or(samples[at]))),
+    )
+}
+
+/// A score per sample: the mean over the repeats that have one.
+fn sample_means(trials: &[&Record], samples: &[&str], metric: &str) -> Vec<Option<f64>> {
+    let mut sums: BTreeMap<&str, (f64, usize)> = BTreeMap::new();
+    for record in trials {
+        // A score that is not a number says nothing; the run writes it as unscored.
+        let value = record.answer().and_then(|_| record.verdicts.get(metric)?.value());
+        if let Some(value) = value.filter(|value| value.is_finite()) {
+            let sum = sums.entry(&record.trial.sample).or_default();
+            *sum = (sum.0 + value, sum.1 + 1);
+        }
+    }
+    samples.iter().map(|sample| sums.get(sample).map(|(sum, n)| sum / *n as f64)).collect()
+}
+
+/// An answer that the scorer could not decide on. A judge that was not asked is not counted.
+fn is_unscored(record: &Record, metric: &str) -> bool {
+    record.answer().is_some()
+        && match record.verdicts.get(metric) {
+            Some(Verdict::Unscored { .. }) => true,
+            Some(Verdict::Scored { value, .. }) => !value.is_finite(),
+            None => metric != JUDGE,
+        }
+}
+
+fn decided(
+    metric: &Metric,
+    clusters: &Clusters,
+    contenders: &[Contender<'_>],
+    entrants: &[usize],
+    utility: &Utility,
+    options: &Options,
+) -> Decision {
+    let figures: Vec<ArmFigures> = entrants
+        .iter()
+        .map(|&at| ArmFigures {
+            arm: contenders[at].name.clone(),
+            cost_per_1000: contenders[at].usage.cost_per_1000(),
+            p95_latency_ms: contenders[at].usage.latency(0.95),
+            training_cost: contenders[at].training_cost,
+            retention: None,
+        })
+        .collect();
+    let scores: Vec<ArmScores> = entrants.iter().map(|&at| metric.scores[at].clone()).collect();
+    // The p-values stay corrected over all pairs, those between seeds too: a little too careful.
+    let family = Family {
+        means: entrants
+            .iter()
+            .map(|&at| ArmMean {
+                arm: contenders[at].name.clone(),
+                unscored: metric.unscored[at],
+                estimate: metric.estimates[at].clone(),
+            })
+            .collect(),
+        pairs: metric
+            .pairs
+            .iter()
+            .filter(|(a, b, _)| entrants.contains(a) && entrants.contains(b))
+            .map(|(a, b, comparison)| PairResult {
+                a: contenders[*a].name.clone(),
+                b: contenders[*b].name.clone(),
+                comparison: comparison.clone(),
+            })
+            .collect(),
+    };
+    decide(&scores, clusters, &family, &figures, utility, None, options).unwrap_or_else(|error| {
+        // A report without a decision is still a report; it says why there is none.
+        Decision {
+            winner: None,
+            reason: format!("undecided: {error}"),
+            more_samples: None,
+            probability_best: BTreeMap::new(),
+            joint_samples: 0,
+            arms: Vec::new(),
+        }
+    })
+}

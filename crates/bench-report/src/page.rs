@@ -1,0 +1,962 @@
+//! `report.md` and `report.html`: one description of the page, two skeletons in `templates/`.
+
+use bench_core::spec::{ArmPlan, PassageSource, Retrieval, Strategy};
+use bench_stats::{Comparison, Estimate};
+use minijinja::value::Value;
+use minijinja::{AutoEscape, Environment};
+use serde::Serialize;
+
+use crate::charts::Chart;
+use crate::cost::break_even;
+use crate::diagnosis::{self, Outcome};
+use crate::evaluation::{Evaluation, JUDGE, Metric, RIGHT, SetResult};
+use crate::gates::GateResult;
+use crate::tables::{cost_per_1000_right, slices_of};
+use crate::text::{
+    cut, dollars, duration, gibibytes, grouped, markdown, markdown_code, number, p_value,
+    printable, signed, tenth, whole,
+};
+use crate::{ReportError, browser, effects, retrieval};
+
+/// Flips that the page shows per arm and direction; all are in `flips.csv`.
+const FLIPS: usize = 5;
+/// Characters of a text in a flip.
+const FLIP_TEXT: usize = 160;
+
+#[derive(Serialize)]
+struct Page {
+    title: String,
+    question: String,
+    warnings: Vec<String>,
+    sets: Vec<Section>,
+    arms: Grid,
+    gates: Grid,
+    training: Grid,
+    parity: Grid,
+    indexes: Grid,
+    models: Grid,
+    files: Grid,
+    facts: Vec<[String; 2]>,
+}
+
+#[derive(Serialize)]
+struct Section {
+    name: String,
+    /// `decided` or `undecided`.
+    state: &'static str,
+    headline: String,
+    reason: String,
+    confidence: String,
+    /// Why each arm won, lost or remains open.
+    sentences: Vec<String>,
+    about: String,
+    notes: Vec<String>,
+    /// Shown in this order, those without rows left out.
+    grids: Vec<Grid>,
+    flips: Vec<FlipGroup>,
+    charts: Vec<Picture>,
+}
+
+#[derive(Serialize)]
+struct Picture {
+    path: String,
+    title: String,
+    alt: String,
+    svg: String,
+}
+
+#[derive(Serialize)]
+struct FlipGroup {
+    title: String,
+    total: usize,
+    grid: Grid,
+}
+
+/// A table for reading.
+#[derive(Default, Serialize)]
+struct Grid {
+    title: String,
+    note: String,
+    columns: Vec<Head>,
+    rows: Vec<Vec<Shown>>,
+    /// Long: folded away until asked for.
+    is_folded: bool,
+}
+
+#[derive(Serialize)]
+struct Head {
+    name: String,
+    is_number: bool,
+    is_code: bool,
+}
+
+#[derive(Serialize)]
+struct Shown {
+    text: String,
+    /// What the column sorts by, where it is not the text.
+    sort: Option<f64>,
+}
+
+impl Grid {
+    /// `>` before a name sets the column to the right, `` ` `` sets it as code.
+    fn new(title: &str, note: impl Into<String>, columns: &[&str]) -> Self {
+        let head = |name: &&str| Head {
+            name: name.trim_start_matches(['>', '`']).to_owned(),
+            is_number: name.starts_with('>'),
+            is_code: name.starts_with('`'),
+        };
+        Self {
+            title: title.to_owned(),
+            note: note.into(),
+            columns: columns.iter().map(head).collect(),
+            ..Self::default()
+        }
+    }
+
+    fn folded(self) -> Self {
+        Self { is_folded: true, ..self }
+    }
+}
+
+impl From<String> for Shown {
+    fn from(text: String) -> Self {
+        Self { text, sort: None }
+    }
+}
+
+impl From<&str> for Shown {
+    fn from(text: &str) -> Self {
+        text.to_owned().into()
+    }
+}
+
+impl From<usize> for Shown {
+    fn from(count: usize) -> Self {
+        Self { text: grouped(count as i64), sort: Some(count as f64) }
+    }
+}
+
+/// A figure written in some way and sorted by its value.
+fn figure(value: Option<f64>, write: impl Fn(Option<f64>) -> String) -> Shown {
+    Shown { text: write(value), sort: value }
+}
+
+macro_rules! shown {
+    ($($value:expr),* $(,)?) => { vec![$(Shown::from($value)),*] };
+}
+
+/// Both files: Markdown and HTML.
+pub(crate) fn files(
+    evaluation: &Evaluation<'_>,
+    charts: &[Chart],
+    gates: &[GateResult],
+) -> Result<[(String, Vec<u8>); 2], ReportError> {
+    let page = page(evaluation, charts, gates);
+    let mut environment = Environment::new();
+    environment.set_trim_blocks(true);
+    environment.set_lstrip_blocks(true);
+    environment.set_keep_trailing_newline(true);
+    environment.set_auto_escape_callback(|name| {
+        if name.contains(".html") { AutoEscape::Html } else { AutoEscape::None }
+    });
+    environment.add_filter("md", |text: String| markdown(&text));
+    environment.add_filter("md_code", |text: String| markdown_code(&text));
+    environment.add_template("report.md", include_str!("templates/report.md.j2"))?;
+    environment.add_template("report.html", include_str!("templates/report.html.j2"))?;
+    let md = environment.get_template("report.md")?.render(&page)?;
+    // `<` could end the script element that holds the data.
+    let data = serde_json::to_string(&browser::data(evaluation))?.replace('<', "\\u003c");
+    let html = environment.get_template("report.html")?.render(minijinja::context! {
+        page => Value::from_serialize(&page),
+        style => Value::from_safe_string(include_str!("templates/report.css").to_owned()),
+        script => Value::from_safe_string(include_str!("templates/report.js").to_owned()),
+        data => Value::from_safe_string(data),
+    })?;
+    // Once for all that the pages hold, so that no field can be forgotten.
+    let file = |name: &str, page: &str| (name.to_owned(), printable(page).into_bytes());
+    Ok([file("report.md", &md), file("report.html", &html)])
+}
+
+fn page(evaluation: &Evaluation<'_>, charts: &[Chart], gates: &[GateResult]) -> Page {
+    let manifest = evaluation.manifest;
+    let experiment = &manifest.experiment;
+    let sections = evaluation
+        .sets
+        .iter()
+        .enumerate()
+        .map(|(at, set)| section(evaluation, set, charts.iter().filter(|c| c.set == at)));
+    Page {
+        title: experiment.name.clone(),
+        question: experiment.description.clone(),
+        warnings: warnings(evaluation),
+        sets: sections.collect(),
+        arms: arms(evaluation),
+        gates: gate_grid(gates),
+        training: training(evaluation),
+        parity: parity(evaluation),
+        indexes: indexes(evaluation),
+        models: models(evaluation),
+        files: files_grid(evaluation),
+        facts: facts(evaluation),
+    }
+}
+
+/// What a reader must know before any number.
+fn warnings(evaluation: &Evaluation<'_>) -> Vec<String> {
+    let mut warnings: Vec<String> = evaluation.manifest.warnings.clone();
+    for set in &evaluation.sets {
+        let failed: usize = set.contenders.iter().map(|c| c.usage.failed).sum();
+        let trials: usize = set.contenders.iter().map(|c| c.usage.trials).sum();
+        let name = &set.set.name;
+        if trials == 0 {
+            warnings.push(format!("{name}: no trial has run"));
+        } else if failed == trials {
+            warnings
+                .push(format!("{name}: all {trials} trials failed, there is nothing to compare"));
+        } else if failed > 0 {
+            warnings
+                .push(format!("{name}: {failed} of {trials} trials failed; means leave them out"));
+        }
+        let missing = evaluation.plans.iter().enumerate().filter(|(at, plan)| {
+            plan.sets.contains(name) && set.contenders.iter().all(|c| c.arm != *at)
+        });
+        let missing: Vec<&str> = missing.map(|(_, plan)| plan.name.as_str()).collect();
+        if trials > 0 && !missing.is_empty() {
+            warnings.push(format!("{name}: no trials of {}", missing.join(", ")));
+        }
+        let answers: Vec<usize> = set.contenders.iter().map(|c| c.trials.len()).collect();
+        if answers.iter().any(|n| Some(n) != answers.first()) {
+            warnings.push(format!(
+                "{name}: the arms have different numbers of trials; the run is not finished"
+            ));
+        }
+    }
+    let judge = evaluation.manifest.experiment.judge.as_ref();
+    if let Some(judge) =
+        judge.filter(|judge| evaluation.plans.iter().any(|plan| plan.model == judge.model))
+    {
+        warnings.push(format!(
+            "the judge `{}` is also the model of an arm; models prefer their own answers",
+            judge.model
+        ));
+    }
+    warnings
+}
+
+fn section<'c>(
+    evaluation: &Evaluation<'_>,
+    set: &SetResult<'_>,
+    charts: impl Iterator<Item = &'c Chart>,
+) -> Section {
+    let name = set.set.name.clone();
+    let decision = set.decision.as_ref();
+    let winner = decision.and_then(|decision| decision.winner.as_deref());
+    let reason = decision.map_or("nothing was scored", |decision| decision.reason.as_str());
+    // The reason opens with "use X: " or "undecided: ", which is the headline here.
+    let reason = reason.split_once(": ").map_or(reason, |(_, rest)| rest);
+    let best = decision.and_then(|decision| {
+        let best = decision.probability_best.iter().max_by(|a, b| a.1.total_cmp(b.1))?;
+        let share = *best.1 * 100.0;
+        let share = if share > 99.9 { "over 99.9 %".to_owned() } else { format!("{share:.1} %") };
+        Some(format!(
+            "The chance that {} is the best of these arms: {share} (joint bootstrap over {} samples).",
+            best.0, decision.joint_samples
+        ))
+    });
+    let mut section = Section {
+        name,
+        state: if winner.is_some() { "decided" } else { "undecided" },
+        headline: winner.map_or("undecided".into(), |winner| format!("use {winner}")),
+        reason: reason.to_owned(),
+        confidence: best.unwrap_or_default(),
+        sentences: decision
+            .map(|d| d.arms.iter().map(|arm| arm.sentence.clone()).collect())
+            .unwrap_or_default(),
+        about: String::new(),
+        notes: Vec::new(),
+        grids: Vec::new(),
+        flips: Vec::new(),
+        charts: charts
+            .map(|chart| Picture {
+                path: chart.path.clone(),
+                title: chart.title.clone(),
+                alt: chart.alt.clone(),
+                svg: chart.svg.clone(),
+            })
+            .collect(),
+    };
+    let Some(primary) = set.primary() else { return section };
+    section.about = format!(
+        "{} samples, {} per sample. Decided on {}. Intervals are {} %.",
+        set.samples.len(),
+        plural(evaluation.manifest.experiment.run.epochs.get() as usize, "answer"),
+        primary.name,
+        (evaluation.options.level * 100.0).round(),
+    );
+    match set.baseline {
+        Some(baseline) => {
+            let name = &set.contenders[baseline].name;
+            section.about.push_str(" Differences are to ");
+            section.about.push_str(name);
+            section.about.push_str(", on the samples that both were scored on.");
+        }
+        None if !set.contenders.is_empty() => section.notes.push(format!(
+            "The baseline {} did not run on this set, so there are no differences to it.",
+            evaluation.manifest.experiment.compare.baseline
+        )),
+        None => {}
+    }
+    if set.clusters != bench_stats::Clusters::none() {
+        section.notes.push(
+            "Samples share clusters; standard errors, intervals and tests allow for it.".into(),
+        );
+    }
+    if set.entrants.len() < set.contenders.len() {
+        section.notes.push(
+            "An arm with several training seeds enters the decision with its first; the others show how far training itself varies."
+                .into(),
+        );
+    }
+    section.notes.extend(judge_note(set));
+    section.grids = vec![
+        quality(evaluation, set),
+        usage(evaluation, set),
+        pairs(evaluation, set, primary),
+        effect_grid(evaluation, set, primary),
+        seed_grid(evaluation, set, primary),
+        retrieval_grid(evaluation, set),
+        diagnosis_grid(set, primary),
+        slice_grid(evaluation, set, primary),
+        break_even_grid(evaluation, set),
+    ];
+    section.grids.retain(|grid| !grid.rows.is_empty());
+    section.flips = flips(set, primary);
+    section
+}
+
+fn plural(count: usize, what: &str) -> String {
+    if count == 1 { format!("one {what}") } else { format!("{count} {what}s") }
+}
+
+/// What the judge's scores are worth.
+fn judge_note(set: &SetResult<'_>) -> Option<String> {
+    let at = set.metrics.iter().position(|metric| metric.name == JUDGE)?;
+    let metric = &set.metrics[at];
+    let judged: usize = metric.scores.iter().flat_map(|arm| arm.scores.iter().flatten()).count();
+    let possible = set.samples.len() * set.contenders.len();
+    let unscored: usize = metric.unscored.iter().sum();
+    let role =
+        if at == 0 { "It is the metric that decides here." } else { "It decides nothing here." };
+    Some(format!(
+        "An LLM judge scored {judged} of {possible} answers (rows `{JUDGE}`) and left {unscored} undecided. {role}"
+    ))
+}
+
+fn interval(low: f64, high: f64) -> String {
+    format!("{} to {}", number(low), number(high))
+}
+
+fn quality(evaluation: &Evaluation<'_>, set: &SetResult<'_>) -> Grid {
+    let correction = match evaluation.manifest.experiment.compare.correction {
+        bench_core::spec::Correction::Holm => ">p (Holm)",
+        bench_core::spec::Correction::None => ">p",
+    };
+    let mut grid = Grid::new(
+        "Quality",
+        format!(
+            "Verdicts are said of the arm against the baseline{}. Unscored and failed answers are in no mean.",
+            evaluation
+                .options
+                .margin
+                .map_or(String::new(), |m| format!("; equivalent is within ±{m}"))
+        ),
+        &[
+            "metric",
+            "arm",
+            ">n",
+            ">value",
+            ">± SE",
+            ">interval",
+            ">difference",
+            ">its interval",
+            correction,
+            "verdict",
+            ">unscored",
+            ">failed",
+        ],
+    );
+    for metric in &set.metrics {
+        for (at, contender) in set.contenders.iter().enumerate() {
+            let estimate = metric.estimates[at].as_ref();
+            let against = metric.against_baseline[at].as_ref();
+            let verdict = match against {
+                Some(comparison) => comparison.verdict.word(),
+                None if set.baseline == Some(at) => "baseline",
+                None => "–",
+            };
+            let n = metric.scores[at].scores.iter().flatten().count();
+            let mut row = shown![metric.name.as_str(), contender.name.as_str(), n];
+            row.extend([
+                figure(estimate.map(|e| e.mean), number),
+                figure(estimate.map(|e| e.standard_error), number),
+                figure(estimate.map(|e| e.low), |_| {
+                    estimate.map_or("–".into(), |e| interval(e.low, e.high))
+                }),
+            ]);
+            row.extend(difference(against));
+            row.extend(shown![verdict, metric.unscored[at], contender.usage.failed]);
+            grid.rows.push(row);
+        }
+    }
+    grid
+}
+
+/// Difference, interval and corrected p-value.
+fn difference(comparison: Option<&Comparison>) -> [Shown; 3] {
+    let dash = || "–".to_owned();
+    [
+        figure(comparison.map(|c| c.difference), |x| x.map_or_else(dash, signed)),
+        figure(comparison.map(|c| c.low), |_| {
+            comparison.map_or_else(dash, |c| format!("{} to {}", signed(c.low), signed(c.high)))
+        }),
+        figure(comparison.map(|c| c.p_holm), |p| p.map_or_else(dash, p_value)),
+    ]
+}
+
+fn usage(evaluation: &Evaluation<'_>, set: &SetResult<'_>) -> Grid {
+    let run = &evaluation.manifest.experiment.run;
+    let mut grid = Grid::new(
+        "What it took",
+        format!(
+            "Means per answer; latency is retrieval and generation, measured with up to {} trials at once on {}.",
+            run.max_concurrency,
+            machine(evaluation)
+        ),
+        &[
+            "arm",
+            ">answers",
+            ">tokens in",
+            ">tokens out",
+            ">cut short",
+            ">p50 ms",
+            ">p95 ms",
+            ">tokens/s",
+            ">USD per 1,000",
+            ">USD per 1,000 right",
+            ">training",
+            ">training USD",
+            ">peak memory",
+        ],
+    );
+    for (at, contender) in set.contenders.iter().enumerate() {
+        let usage = &contender.usage;
+        let outcome = contender.training.map(|training| &training.outcome);
+        let mut row = shown![contender.name.as_str(), usage.answered];
+        row.extend([
+            figure(usage.per_answer(usage.tokens_in), tenth),
+            figure(usage.per_answer(usage.tokens_out), tenth),
+        ]);
+        row.extend(shown![usage.cut_short]);
+        row.extend([
+            figure(usage.latency(0.5), whole),
+            figure(usage.latency(0.95), whole),
+            figure(usage.tokens_per_second, tenth),
+            figure(usage.cost_per_1000(), dollars),
+            figure(cost_per_1000_right(set, at), dollars),
+            figure(outcome.map(|o| o.seconds), |s| s.map_or("–".into(), duration)),
+            figure(contender.training_cost, dollars),
+            figure(outcome.map(|o| o.peak_memory_bytes as f64), |b| {
+                b.map_or("–".into(), |b| gibibytes(b as u64))
+            }),
+        ]);
+        grid.rows.push(row);
+    }
+    // Columns that say nothing in this run only widen the table.
+    for column in (2..grid.columns.len()).rev() {
+        let says_nothing =
+            grid.rows.iter().all(|row| row[column].text == "–" || row[column].text == "0");
+        if says_nothing {
+            grid.columns.remove(column);
+            grid.rows.iter_mut().for_each(|row| drop(row.remove(column)));
+        }
+    }
+    grid
+}
+
+fn pairs(evaluation: &Evaluation<'_>, set: &SetResult<'_>, metric: &Metric) -> Grid {
+    let mut grid = Grid::new(
+        "All pairs",
+        format!(
+            "{}; p-values are corrected over all {} pairs, a larger family than that of the table above.",
+            metric.name,
+            metric.pairs.len()
+        ),
+        &[
+            "arm",
+            "against",
+            ">n",
+            ">only arm right",
+            ">only other right",
+            ">difference",
+            ">its interval",
+            ">p",
+            "verdict",
+            ">more samples",
+        ],
+    );
+    if set.contenders.len() < 3 {
+        return grid;
+    }
+    for (a, b, comparison) in &metric.pairs {
+        let c = comparison.as_ref();
+        let count = |n: Option<usize>| figure(n.map(|n| n as f64), whole);
+        let mut row = shown![
+            set.contenders[*a].name.as_str(),
+            set.contenders[*b].name.as_str(),
+            c.map_or(0, |c| c.n),
+        ];
+        row.extend([count(c.and_then(|c| c.a_only)), count(c.and_then(|c| c.b_only))]);
+        row.extend(difference(c));
+        row.push(c.map_or("–", |c| c.verdict.word()).into());
+        row.push(count(c.and_then(|c| c.more_needed)));
+        grid.rows.push(row);
+    }
+    if evaluation.sets.len() * metric.pairs.len() > 12 { grid.folded() } else { grid }
+}
+
+fn effect_grid(evaluation: &Evaluation<'_>, set: &SetResult<'_>, metric: &Metric) -> Grid {
+    let mut grid = Grid::new(
+        "What each technique adds",
+        format!(
+            "Effects on {} from the four arms together. An interaction below zero says that the two techniques overlap.",
+            metric.name
+        ),
+        &["effect", "from", ">n", ">effect", ">its interval", ">p", "verdict"],
+    );
+    for found in effects::effects(evaluation, set, metric) {
+        let name = |at: usize| set.contenders[found.cells[at]].name.as_str();
+        let from = format!("{}, {}, {}, {}", name(0), name(1), name(2), name(3));
+        let factorial = &found.factorial;
+        for (effect, comparison) in [
+            ("retrieval", &factorial.first),
+            ("fine-tuning", &factorial.second),
+            ("interaction", &factorial.interaction),
+        ] {
+            let mut row = shown![effect, from.as_str(), found.n];
+            row.extend(difference(Some(comparison)));
+            row.push(comparison.verdict.word().into());
+            grid.rows.push(row);
+        }
+    }
+    grid
+}
+
+fn seed_grid(evaluation: &Evaluation<'_>, set: &SetResult<'_>, metric: &Metric) -> Grid {
+    let mut grid = Grid::new(
+        "Training seeds",
+        format!(
+            "{} of a recipe over its training seeds, against the baseline: samples and seeds vary (crossed mixed model). The rows above are single adapters.",
+            metric.name
+        ),
+        &["arm", ">seeds", ">value", ">SD between seeds", ">difference", ">its interval", ">p"],
+    );
+    for found in effects::seeds(evaluation, set, metric) {
+        let c = &found.comparison;
+        let mut row = shown![found.arm.as_str(), c.seeds_a];
+        row.extend([
+            figure(Some(c.mean_a), number),
+            figure(c.seed_deviation_a, number),
+            figure(Some(c.difference), |x| x.map_or(String::new(), signed)),
+            figure(Some(c.low), |_| format!("{} to {}", signed(c.low), signed(c.high))),
+            figure(Some(c.p_value), |p| p.map_or(String::new(), p_value)),
+        ]);
+        grid.rows.push(row);
+    }
+    grid
+}
+
+fn retrieval_grid(evaluation: &Evaluation<'_>, set: &SetResult<'_>) -> Grid {
+    let mut grid = Grid::new(
+        "Retrieval",
+        "Gold documents among the passages retrieved, on the samples that name any.",
+        &[
+            "arm",
+            ">n",
+            ">k",
+            ">recall@1",
+            ">recall@k",
+            ">its interval",
+            ">MRR",
+            ">its interval",
+            ">nDCG@k",
+            ">its interval",
+        ],
+    );
+    for result in retrieval::results(set, &evaluation.options) {
+        let (Some(first), Some(last)) = (result.at.first(), result.at.last()) else { continue };
+        let ends = |e: Option<&Estimate>| {
+            figure(e.map(|e| e.low), |_| e.map_or("–".into(), |e| interval(e.low, e.high)))
+        };
+        let mean = |e: Option<&Estimate>| figure(e.map(|e| e.mean), number);
+        let mut row = shown![
+            set.contenders[result.contender].name.as_str(),
+            last.recall.as_ref().map_or(0, |e| e.n),
+            result.at.len(),
+        ];
+        row.push(mean(first.recall.as_ref()));
+        for estimate in [last.recall.as_ref(), result.mrr.as_ref(), last.ndcg.as_ref()] {
+            row.extend([mean(estimate), ends(estimate)]);
+        }
+        grid.rows.push(row);
+    }
+    grid
+}
+
+fn diagnosis_grid(set: &SetResult<'_>, metric: &Metric) -> Grid {
+    let gold = if set.has_gold() {
+        " Gold documents found but misread call for a better reader (a stronger or tuned model, a better prompt); gold documents not found call for better retrieval."
+    } else {
+        ""
+    };
+    let mut grid = Grid::new(
+        "Where answers went wrong",
+        format!("Samples; right is {} of at least {RIGHT}.{gold}", metric.name),
+        &["arm"],
+    );
+    let counts = diagnosis::counts(set, metric);
+    let occurring: Vec<Outcome> = Outcome::ALL
+        .into_iter()
+        .filter(|outcome| counts.iter().any(|counts| counts[*outcome as usize] > 0))
+        .collect();
+    grid.columns.extend(occurring.iter().map(|outcome| Head {
+        name: outcome.words().to_owned(),
+        is_number: true,
+        is_code: false,
+    }));
+    for (contender, counts) in set.contenders.iter().zip(counts) {
+        let mut row = shown![contender.name.as_str()];
+        row.extend(occurring.iter().map(|outcome| Shown::from(counts[*outcome as usize])));
+        grid.rows.push(row);
+    }
+    grid
+}
+
+fn slice_grid(evaluation: &Evaluation<'_>, set: &SetResult<'_>, metric: &Metric) -> Grid {
+    let mut grid = Grid::new(
+        "Slices",
+        format!("Mean {} and its interval; slices are looked at, not tested.", metric.name),
+        &["slice", ">samples"],
+    );
+    grid.columns.extend(set.contenders.iter().map(|contender| Head {
+        name: contender.name.clone(),
+        is_number: true,
+        is_code: false,
+    }));
+    for slice in slices_of(set) {
+        let samples = slice.samples.iter().filter(|kept| **kept).count();
+        let mut row = shown![format!("{} = {}", slice.field, slice.value), samples];
+        row.extend((0..set.contenders.len()).map(|at| {
+            let estimate = metric.estimate_on(at, set, |s| slice.samples[s], &evaluation.options);
+            figure(estimate.as_ref().map(|e| e.mean), |mean| match (&estimate, mean) {
+                (Some(e), Some(mean)) => format!("{} ({})", number(mean), interval(e.low, e.high)),
+                _ => "–".into(),
+            })
+        }));
+        grid.rows.push(row);
+    }
+    grid.folded()
+}
+
+fn break_even_grid(evaluation: &Evaluation<'_>, set: &SetResult<'_>) -> Grid {
+    let mut grid = Grid::new(
+        "Break-even",
+        "Answers after which training has paid for itself, from the prices of the experiment and the tokens and times of this run; the band is that of the saving.",
+        &[
+            "arm",
+            "against",
+            ">training USD",
+            ">saving per 1,000 in USD",
+            ">its interval",
+            ">answers",
+            ">band",
+        ],
+    );
+    let answers = |n: Option<f64>| n.map_or("never".to_owned(), whole);
+    for found in break_even(set, &evaluation.options) {
+        let [saving, low, high] = found.saving.map(|saving| saving * 1000.0);
+        let [middle, few, many] = found.answers();
+        let mut row = shown![
+            set.contenders[found.trained].name.as_str(),
+            set.contenders[found.other].name.as_str(),
+        ];
+        row.extend([
+            figure(Some(found.training_cost), dollars),
+            figure(Some(saving), dollars),
+            figure(Some(low), |_| format!("{} to {}", dollars(low), dollars(high))),
+            figure(middle, answers),
+            figure(few, |_| match (few, many) {
+                (None, None) => "never".into(),
+                _ => format!("{} to {}", answers(few), answers(many)),
+            }),
+        ]);
+        grid.rows.push(row);
+    }
+    grid
+}
+
+fn flips(set: &SetResult<'_>, metric: &Metric) -> Vec<FlipGroup> {
+    let all = diagnosis::flips(set, metric);
+    let Some(baseline) = set.baseline.map(|at| set.contenders[at].name.as_str()) else {
+        return Vec::new();
+    };
+    let mut groups = Vec::new();
+    for (at, contender) in set.contenders.iter().enumerate() {
+        let own = || all.iter().filter(|flip| flip.contender == at);
+        let (lost, total) = (own().filter(|flip| flip.is_lost).count(), own().count());
+        if total == 0 {
+            continue;
+        }
+        let mut grid = Grid::new(
+            "",
+            "",
+            &["sample", "change", "`question", "`reference", "`baseline answers", "`arm answers"],
+        );
+        for is_lost in [true, false] {
+            for flip in own().filter(|flip| flip.is_lost == is_lost).take(FLIPS) {
+                let short = |text: &str| cut(&crate::text::line(text), FLIP_TEXT);
+                let answer = |record: &bench_core::record::Record| {
+                    short(record.answer().map_or("", |answer| &answer.text))
+                };
+                grid.rows.push(shown![
+                    flip.trial.trial.sample.as_str(),
+                    if is_lost { "lost" } else { "gained" },
+                    short(&flip.trial.input),
+                    short(flip.trial.references.first().map_or("", String::as_str)),
+                    answer(flip.baseline),
+                    answer(flip.trial),
+                ]);
+            }
+        }
+        groups.push(FlipGroup {
+            title: format!(
+                "{} against {baseline}: {lost} lost, {} gained",
+                contender.name.clone(),
+                total - lost
+            ),
+            total,
+            grid,
+        });
+    }
+    groups
+}
+
+fn arms(evaluation: &Evaluation<'_>) -> Grid {
+    let mut grid = Grid::new("Arms", "", &["arm", "model", "how it answers"]);
+    for (arm, plan) in evaluation.manifest.experiment.arms.iter().zip(&evaluation.plans) {
+        grid.rows.push(shown![
+            plan.name.as_str(),
+            plan.model.as_str(),
+            strategy(&arm.strategy, plan)
+        ]);
+    }
+    grid
+}
+
+/// An arm in one line.
+fn strategy(strategy: &Strategy, plan: &ArmPlan) -> String {
+    let mut parts = Vec::new();
+    if let Strategy::Compose(names) = strategy {
+        parts.push(names.join(" + "));
+    }
+    if let Some(f) = &plan.finetune {
+        parts.push(format!(
+            "LoRA rank {} on {}, {} at {}",
+            f.lora_r,
+            f.target_modules.join(", "),
+            plural(f.num_epochs as usize, "epoch"),
+            f.learning_rate
+        ));
+    }
+    if let Some(rag) = &plan.rag {
+        let source = match (&rag.passages, &rag.retriever) {
+            (PassageSource::Oracle, _) => "gold passages (control)",
+            (PassageSource::Random, _) => "random passages (control)",
+            (PassageSource::Retrieved, Retrieval::Dense {}) => "dense retrieval",
+            (PassageSource::Retrieved, Retrieval::Bm25 { .. }) => "BM25 retrieval",
+            (PassageSource::Retrieved, Retrieval::Hybrid { .. }) => {
+                "dense and BM25 retrieval, fused by score"
+            }
+            (PassageSource::Retrieved, Retrieval::Rrf { .. }) => {
+                "dense and BM25 retrieval, fused by rank"
+            }
+        };
+        let chunks = match rag.chunk_size {
+            0 => "whole documents".to_owned(),
+            size => format!("chunks of {size} tokens"),
+        };
+        parts.push(format!("top {} by {source}, {chunks}", rag.top_k));
+    }
+    match plan.prompt.num_fewshot {
+        0 if parts.is_empty() => parts.push("prompt without examples".into()),
+        0 => {}
+        n => parts.push(format!("prompt with {}", plural(n as usize, "example"))),
+    }
+    parts.join("; ")
+}
+
+fn gate_grid(gates: &[GateResult]) -> Grid {
+    let mut grid = Grid::new("Gates", "", &["gate", "outcome"]);
+    for gate in gates {
+        let outcome =
+            gate.failure.as_ref().map_or("passed".to_owned(), |why| format!("failed: {why}"));
+        grid.rows.push(shown![gate.name.as_str(), outcome]);
+    }
+    grid
+}
+
+fn training(evaluation: &Evaluation<'_>) -> Grid {
+    let mut grid = Grid::new(
+        "Training",
+        "",
+        &[
+            "set",
+            "arms",
+            ">seed",
+            ">rows",
+            ">too long",
+            ">steps",
+            ">trainable",
+            ">share",
+            ">time",
+            ">tokens/s",
+            ">peak memory",
+            ">final loss",
+            ">validation loss",
+        ],
+    );
+    for entry in &evaluation.manifest.training {
+        let outcome = &entry.outcome;
+        let last = outcome.steps.last();
+        let share = outcome.trainable_parameters as f64 / outcome.total_parameters.max(1) as f64;
+        let mut row = shown![
+            entry.set.as_str(),
+            entry.arms.join(", "),
+            entry.seed as usize,
+            entry.rows as usize,
+            outcome.rows_too_long as usize,
+            outcome.steps.len(),
+            outcome.trainable_parameters as usize,
+        ];
+        row.extend([
+            figure(Some(share), |share| {
+                share.map_or(String::new(), |s| format!("{:.2} %", s * 100.0))
+            }),
+            figure(Some(outcome.seconds), |s| s.map_or(String::new(), duration)),
+            figure(last.map(|step| step.tokens_per_second), whole),
+            figure(Some(outcome.peak_memory_bytes as f64), |_| {
+                gibibytes(outcome.peak_memory_bytes)
+            }),
+            figure(last.map(|step| step.loss), number),
+            figure(outcome.steps.iter().rev().find_map(|step| step.dev_loss), number),
+        ]);
+        grid.rows.push(row);
+    }
+    grid
+}
+
+fn parity(evaluation: &Evaluation<'_>) -> Grid {
+    let mut grid = Grid::new(
+        "Fairness check",
+        "Trainer and server were shown the same rows before the tuned arms were scored.",
+        &[
+            "set",
+            ">seed",
+            ">rows",
+            ">same likeliest token",
+            ">largest difference of mean loss in nats",
+        ],
+    );
+    for entry in &evaluation.manifest.parity {
+        let mut row = shown![entry.set.as_str(), entry.seed as usize, entry.rows as usize];
+        row.push(format!("{} of {}", entry.top1_agree, entry.tokens).into());
+        row.push(figure(Some(entry.max_nll_difference), |x| {
+            x.map_or(String::new(), |x| format!("{x:.4}"))
+        }));
+        grid.rows.push(row);
+    }
+    grid
+}
+
+fn indexes(evaluation: &Evaluation<'_>) -> Grid {
+    let mut grid = Grid::new(
+        "Indexes",
+        "",
+        &["set", "arms", "embedder", ">documents", ">chunks", ">dimension", ">built in", "digest"],
+    );
+    for entry in &evaluation.manifest.indexes {
+        let info = &entry.info;
+        let mut row = shown![
+            entry.set.as_str(),
+            entry.arms.join(", "),
+            entry.embedder.as_str(),
+            info.documents as usize,
+            info.chunks as usize,
+            info.dimension as usize,
+        ];
+        row.push(figure(Some(info.seconds), |s| match s {
+            Some(s) if s > 0.0 => duration(s),
+            _ => "opened".into(),
+        }));
+        row.push(bench_core::digest::short(&info.digest).into());
+        grid.rows.push(row);
+    }
+    grid
+}
+
+fn models(evaluation: &Evaluation<'_>) -> Grid {
+    let mut grid = Grid::new("Models", "", &["name", "model", "backend", "type", "digest"]);
+    for (name, model) in &evaluation.manifest.models {
+        let digest = bench_core::digest::short(&model.digest);
+        grid.rows.push(shown![
+            name.as_str(),
+            model.id.as_str(),
+            model.backend.as_str(),
+            model.dtype.as_str(),
+            digest,
+        ]);
+    }
+    grid
+}
+
+fn files_grid(evaluation: &Evaluation<'_>) -> Grid {
+    let mut grid = Grid::new("Files", "", &["file", "SHA-256"]);
+    for (path, digest) in &evaluation.manifest.files {
+        grid.rows.push(shown![path.as_str(), bench_core::digest::short(digest)]);
+    }
+    grid.folded()
+}
+
+fn facts(evaluation: &Evaluation<'_>) -> Vec<[String; 2]> {
+    let manifest = evaluation.manifest;
+    let seconds: Vec<String> =
+        manifest.seconds.iter().map(|(stage, s)| format!("{stage} {}", duration(*s))).collect();
+    let mut facts = vec![
+        ["plan".to_owned(), bench_core::digest::short(&manifest.plan_digest).to_owned()],
+        ["program".to_owned(), format!("bench {}", manifest.program)],
+        ["machine".to_owned(), machine(evaluation)],
+        ["accelerator".to_owned(), manifest.machine.accelerator.clone()],
+        ["peak memory".to_owned(), gibibytes(manifest.peak_memory_bytes)],
+        ["time".to_owned(), seconds.join(", ")],
+    ];
+    facts.retain(|[_, value]| !value.is_empty() && value != "–");
+    facts
+}
+
+fn machine(evaluation: &Evaluation<'_>) -> String {
+    let machine = &evaluation.manifest.machine;
+    if machine.platform.is_empty() {
+        return "an unnamed machine".into();
+    }
+    let memory = gibibytes(machine.memory_bytes);
+    format!("{} ({} cores, {memory}), {}", machine.processor, machine.cores, machine.platform)
+}

@@ -1,0 +1,159 @@
+//! A table that is written as CSV and as Parquet: columns in a fixed order, numbers in a fixed form.
+
+use polars::io::parquet::write::KeyValueMetadata;
+use polars::prelude::{Column, CsvWriter, DataFrame, ParquetWriter, PolarsResult, SerWriter as _};
+
+use crate::text;
+
+/// One cell. `None` is an empty field in CSV and a null in Parquet.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Cell {
+    Text(Option<String>),
+    Count(Option<i64>),
+    Number(Option<f64>),
+}
+
+/// What a column holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Text,
+    Count,
+    Number,
+}
+
+/// Rows under named columns.
+#[derive(Clone, Debug)]
+pub(crate) struct Table {
+    columns: &'static [(&'static str, Kind)],
+    rows: Vec<Vec<Cell>>,
+}
+
+impl Table {
+    pub(crate) fn new(columns: &'static [(&'static str, Kind)]) -> Self {
+        Self { columns, rows: Vec::new() }
+    }
+
+    pub(crate) fn push(&mut self, row: Vec<Cell>) {
+        debug_assert_eq!(row.len(), self.columns.len(), "a cell per column");
+        self.rows.push(row);
+    }
+
+    /// CSV with a header, six decimals, and no control characters that a terminal would obey.
+    pub(crate) fn csv(&self) -> PolarsResult<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let mut frame = self.frame(text::printable)?;
+        CsvWriter::new(&mut bytes).with_float_precision(Some(6)).finish(&mut frame)?;
+        Ok(bytes)
+    }
+
+    pub(crate) fn parquet(&self) -> PolarsResult<Vec<u8>> {
+        parquet(self.frame(str::to_owned)?, Vec::new())
+    }
+
+    fn frame(&self, clean: impl Fn(&str) -> String) -> PolarsResult<DataFrame> {
+        let columns = self.columns.iter().enumerate().map(|(at, &(name, kind))| {
+            let cells = self.rows.iter().map(|row| &row[at]);
+            match kind {
+                Kind::Text => column(name, cells.map(|cell| cell.text().map(&clean))),
+                Kind::Count => column(name, cells.map(Cell::count)),
+                Kind::Number => column(name, cells.map(Cell::number)),
+            }
+        });
+        DataFrame::new(self.rows.len(), columns.collect())
+    }
+}
+
+impl Cell {
+    fn text(&self) -> Option<&str> {
+        if let Self::Text(text) = self { text.as_deref() } else { None }
+    }
+
+    fn count(&self) -> Option<i64> {
+        if let Self::Count(count) = self { *count } else { None }
+    }
+
+    fn number(&self) -> Option<f64> {
+        // Adding zero turns -0.0 into 0.0.
+        if let Self::Number(number) = self { number.map(|x| x + 0.0) } else { None }
+    }
+}
+
+/// A column of optional values.
+pub(crate) fn column<T>(name: &str, values: impl Iterator<Item = Option<T>>) -> Column
+where
+    polars::prelude::Series: polars::prelude::NamedFrom<Vec<Option<T>>, [Option<T>]>,
+{
+    Column::new(name.into(), values.collect::<Vec<_>>())
+}
+
+/// Writes a frame, with labels in the file's own metadata.
+pub(crate) fn parquet(
+    mut frame: DataFrame,
+    labels: Vec<(String, String)>,
+) -> PolarsResult<Vec<u8>> {
+    let mut bytes = Vec::new();
+    ParquetWriter::new(&mut bytes)
+        .with_key_value_metadata(Some(KeyValueMetadata::from_static(labels)))
+        .finish(&mut frame)?;
+    Ok(bytes)
+}
+
+impl From<&str> for Cell {
+    fn from(value: &str) -> Self {
+        Self::Text(Some(value.to_owned()))
+    }
+}
+
+impl From<Option<&str>> for Cell {
+    fn from(value: Option<&str>) -> Self {
+        Self::Text(value.map(str::to_owned))
+    }
+}
+
+impl From<String> for Cell {
+    fn from(value: String) -> Self {
+        Self::Text(Some(value))
+    }
+}
+
+impl From<usize> for Cell {
+    fn from(value: usize) -> Self {
+        Self::Count(Some(value as i64))
+    }
+}
+
+impl From<u64> for Cell {
+    fn from(value: u64) -> Self {
+        Self::Count(Some(value as i64))
+    }
+}
+
+impl From<Option<u64>> for Cell {
+    fn from(value: Option<u64>) -> Self {
+        Self::Count(value.map(|value| value as i64))
+    }
+}
+
+impl From<Option<usize>> for Cell {
+    fn from(value: Option<usize>) -> Self {
+        Self::Count(value.map(|value| value as i64))
+    }
+}
+
+impl From<f64> for Cell {
+    fn from(value: f64) -> Self {
+        Self::Number(Some(value))
+    }
+}
+
+impl From<Option<f64>> for Cell {
+    fn from(value: Option<f64>) -> Self {
+        Self::Number(value)
+    }
+}
+
+/// A row of cells from values of any kind.
+macro_rules! row {
+    ($($value:expr),* $(,)?) => { vec![$($crate::table::Cell::from($value)),*] };
+}
+pub(crate) use row;

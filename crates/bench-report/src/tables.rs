@@ -1,0 +1,607 @@
+//! The files under `tables/`. Their columns are documented in `docs/tables.md`.
+
+use bench_core::record::Record;
+use bench_stats::{Estimate, Test};
+
+use crate::ReportError;
+use crate::cost::break_even;
+use crate::diagnosis::{self, Outcome};
+use crate::effects::{effects, seeds};
+use crate::evaluation::{Evaluation, SetResult};
+use crate::retrieval;
+use crate::table::Kind::{Count, Number, Text};
+use crate::table::{Table, row};
+use crate::text::cut;
+use crate::trials::{scores_parquet, trials_parquet};
+
+/// Characters of an answer that `flips.csv` keeps.
+const FLIP_TEXT: usize = 1000;
+
+/// Every table, by path.
+pub(crate) fn files(evaluation: &Evaluation<'_>) -> Result<Vec<(String, Vec<u8>)>, ReportError> {
+    let records: Vec<Record> = evaluation
+        .sets
+        .iter()
+        .flat_map(|set| set.contenders.iter().flat_map(|contender| &contender.trials))
+        .map(|record| (*record).clone())
+        .collect();
+    let mut files = vec![
+        ("tables/trials.parquet".to_owned(), trials_parquet(&records)?),
+        ("tables/scores.parquet".to_owned(), scores_parquet(&records)?),
+    ];
+    let (summary, pairs) = (summary(evaluation), pairs(evaluation));
+    files.push(("tables/summary.parquet".into(), summary.parquet()?));
+    files.push(("tables/pairs.parquet".into(), pairs.parquet()?));
+    for (name, table) in [
+        ("summary", summary),
+        ("pairs", pairs),
+        ("slices", slices(evaluation)),
+        ("retrieval", retrieval(evaluation)),
+        ("diagnosis", diagnosis(evaluation)),
+        ("effects", effect_table(evaluation)),
+        ("seeds", seed_table(evaluation)),
+        ("training", training(evaluation)),
+        ("losses", losses(evaluation)),
+        ("costs", costs(evaluation)),
+        ("break_even", break_evens(evaluation)),
+        ("flips", flips(evaluation)),
+    ] {
+        files.push((format!("tables/{name}.csv"), table.csv()?));
+    }
+    Ok(files)
+}
+
+fn summary(evaluation: &Evaluation<'_>) -> Table {
+    let mut table = Table::new(&[
+        ("set", Text),
+        ("arm", Text),
+        ("train_seed", Count),
+        ("metric", Text),
+        ("n", Count),
+        ("value", Number),
+        ("standard_error", Number),
+        ("ci_low", Number),
+        ("ci_high", Number),
+        ("interval", Text),
+        ("difference", Number),
+        ("difference_low", Number),
+        ("difference_high", Number),
+        ("p", Number),
+        ("p_holm", Number),
+        ("verdict", Text),
+        ("unscored", Count),
+        ("failed", Count),
+        ("tokens_in", Number),
+        ("tokens_out", Number),
+        ("cost_per_1000_usd", Number),
+        ("latency_p50_ms", Number),
+        ("latency_p95_ms", Number),
+        ("tokens_per_second", Number),
+        ("training_seconds", Number),
+        ("training_peak_memory_bytes", Count),
+    ]);
+    for set in &evaluation.sets {
+        for metric in &set.metrics {
+            for (at, contender) in set.contenders.iter().enumerate() {
+                let estimate = metric.estimates[at].as_ref();
+                let against = metric.against_baseline[at].as_ref();
+                let usage = &contender.usage;
+                let outcome = contender.training.map(|training| &training.outcome);
+                table.push(row![
+                    set.set.name.as_str(),
+                    contender.name.as_str(),
+                    contender.training.map(|_| contender.train_seed),
+                    metric.name.as_str(),
+                    metric.scores[at].scores.iter().flatten().count(),
+                    estimate.map(|e| e.mean),
+                    estimate.map(|e| e.standard_error),
+                    estimate.map(|e| e.low),
+                    estimate.map(|e| e.high),
+                    estimate.map(method),
+                    against.map(|c| c.difference),
+                    against.map(|c| c.low),
+                    against.map(|c| c.high),
+                    against.map(|c| c.p_value),
+                    against.map(|c| c.p_holm),
+                    against.map(|c| c.verdict.word()),
+                    metric.unscored[at],
+                    usage.failed,
+                    usage.per_answer(usage.tokens_in),
+                    usage.per_answer(usage.tokens_out),
+                    usage.cost_per_1000(),
+                    usage.latency(0.5),
+                    usage.latency(0.95),
+                    usage.tokens_per_second,
+                    outcome.map(|o| o.seconds),
+                    outcome.map(|o| o.peak_memory_bytes),
+                ]);
+            }
+        }
+    }
+    table
+}
+
+fn method(estimate: &Estimate) -> &'static str {
+    use bench_stats::Method::{Bca, ClusterRobust, Constant, Tango, Wilson, WilsonClustered};
+    match estimate.method {
+        Wilson => "wilson",
+        WilsonClustered => "wilson_clustered",
+        Bca => "bca",
+        ClusterRobust => "cluster_robust",
+        Tango => "tango",
+        Constant => "constant",
+    }
+}
+
+fn pairs(evaluation: &Evaluation<'_>) -> Table {
+    let mut table = Table::new(&[
+        ("set", Text),
+        ("metric", Text),
+        ("arm_a", Text),
+        ("arm_b", Text),
+        ("n", Count),
+        ("value_a", Number),
+        ("value_b", Number),
+        ("difference", Number),
+        ("standard_error", Number),
+        ("ci_low", Number),
+        ("ci_high", Number),
+        ("a_only", Count),
+        ("b_only", Count),
+        ("test", Text),
+        ("p", Number),
+        ("p_holm", Number),
+        ("p_equivalence", Number),
+        ("verdict", Text),
+        ("more_samples", Count),
+    ]);
+    for set in &evaluation.sets {
+        for metric in &set.metrics {
+            for (a, b, comparison) in &metric.pairs {
+                let c = comparison.as_ref();
+                table.push(row![
+                    set.set.name.as_str(),
+                    metric.name.as_str(),
+                    set.contenders[*a].name.as_str(),
+                    set.contenders[*b].name.as_str(),
+                    c.map_or(0, |c| c.n),
+                    c.map(|c| c.mean_a),
+                    c.map(|c| c.mean_b),
+                    c.map(|c| c.difference),
+                    c.map(|c| c.standard_error),
+                    c.map(|c| c.low),
+                    c.map(|c| c.high),
+                    c.and_then(|c| c.a_only),
+                    c.and_then(|c| c.b_only),
+                    c.map(|c| match c.test {
+                        Test::McNemarExact => "mcnemar_exact",
+                        Test::PermutationExact => "permutation_exact",
+                        Test::PermutationMonteCarlo => "permutation_monte_carlo",
+                    }),
+                    c.map(|c| c.p_value),
+                    c.map(|c| c.p_holm),
+                    c.and_then(|c| c.equivalence_p_holm),
+                    c.map(|c| c.verdict.word()),
+                    c.and_then(|c| c.more_needed),
+                ]);
+            }
+        }
+    }
+    table
+}
+
+fn slices(evaluation: &Evaluation<'_>) -> Table {
+    let mut table = Table::new(&[
+        ("set", Text),
+        ("slice", Text),
+        ("slice_value", Text),
+        ("arm", Text),
+        ("metric", Text),
+        ("n", Count),
+        ("value", Number),
+        ("standard_error", Number),
+        ("ci_low", Number),
+        ("ci_high", Number),
+    ]);
+    for set in &evaluation.sets {
+        for slice in slices_of(set) {
+            for metric in &set.metrics {
+                for (at, contender) in set.contenders.iter().enumerate() {
+                    let estimate = metric.estimate_on(
+                        at,
+                        set,
+                        |sample| slice.samples[sample],
+                        &evaluation.options,
+                    );
+                    let scored = metric.scores[at].scores.iter().zip(&slice.samples);
+                    table.push(row![
+                        set.set.name.as_str(),
+                        slice.field,
+                        slice.value.as_str(),
+                        contender.name.as_str(),
+                        metric.name.as_str(),
+                        scored.filter(|(score, kept)| score.is_some() && **kept).count(),
+                        estimate.as_ref().map(|e| e.mean),
+                        estimate.as_ref().map(|e| e.standard_error),
+                        estimate.as_ref().map(|e| e.low),
+                        estimate.as_ref().map(|e| e.high),
+                    ]);
+                }
+            }
+        }
+    }
+    table
+}
+
+/// The samples that share a value of a meta field.
+pub(crate) struct Slice<'a> {
+    pub(crate) field: &'a str,
+    pub(crate) value: String,
+    /// Per sample of the set.
+    pub(crate) samples: Vec<bool>,
+}
+
+/// By field as declared, then by value.
+pub(crate) fn slices_of<'a>(set: &SetResult<'a>) -> Vec<Slice<'a>> {
+    let mut slices: Vec<Slice<'a>> = Vec::new();
+    for field in &set.set.slices {
+        let mut values = std::collections::BTreeMap::new();
+        for record in set.contenders.iter().flat_map(|contender| &contender.trials) {
+            if let (Some(value), Ok(sample)) =
+                (record.slices.get(field), set.samples.binary_search(&record.trial.sample.as_str()))
+            {
+                values.entry(value.clone()).or_insert_with(|| vec![false; set.samples.len()])
+                    [sample] = true;
+            }
+        }
+        slices.extend(values.into_iter().map(|(value, samples)| Slice { field, value, samples }));
+    }
+    slices
+}
+
+fn retrieval(evaluation: &Evaluation<'_>) -> Table {
+    let mut table = Table::new(&[
+        ("set", Text),
+        ("arm", Text),
+        ("metric", Text),
+        ("k", Count),
+        ("n", Count),
+        ("value", Number),
+        ("standard_error", Number),
+        ("ci_low", Number),
+        ("ci_high", Number),
+    ]);
+    for set in &evaluation.sets {
+        for result in retrieval::results(set, &evaluation.options) {
+            let mut push = |metric: &str, k: Option<usize>, estimate: Option<&Estimate>| {
+                table.push(row![
+                    set.set.name.as_str(),
+                    set.contenders[result.contender].name.as_str(),
+                    metric,
+                    k,
+                    estimate.map(|e| e.n),
+                    estimate.map(|e| e.mean),
+                    estimate.map(|e| e.standard_error),
+                    estimate.map(|e| e.low),
+                    estimate.map(|e| e.high),
+                ]);
+            };
+            for (at, figures) in result.at.iter().enumerate() {
+                push("recall", Some(at + 1), figures.recall.as_ref());
+                push("ndcg", Some(at + 1), figures.ndcg.as_ref());
+            }
+            push("mrr", None, result.mrr.as_ref());
+        }
+    }
+    table
+}
+
+fn diagnosis(evaluation: &Evaluation<'_>) -> Table {
+    let mut table = Table::new(&[
+        ("set", Text),
+        ("arm", Text),
+        ("metric", Text),
+        ("outcome", Text),
+        ("samples", Count),
+    ]);
+    for set in &evaluation.sets {
+        let Some(metric) = set.primary() else { continue };
+        for (contender, counts) in set.contenders.iter().zip(diagnosis::counts(set, metric)) {
+            for (outcome, count) in Outcome::ALL.iter().zip(counts) {
+                table.push(row![
+                    set.set.name.as_str(),
+                    contender.name.as_str(),
+                    metric.name.as_str(),
+                    outcome.column(),
+                    count,
+                ]);
+            }
+        }
+    }
+    table
+}
+
+fn effect_table(evaluation: &Evaluation<'_>) -> Table {
+    let mut table = Table::new(&[
+        ("set", Text),
+        ("metric", Text),
+        ("arm", Text),
+        ("effect", Text),
+        ("n", Count),
+        ("value", Number),
+        ("standard_error", Number),
+        ("ci_low", Number),
+        ("ci_high", Number),
+        ("p", Number),
+        ("p_holm", Number),
+    ]);
+    for set in &evaluation.sets {
+        let Some(metric) = set.primary() else { continue };
+        for found in effects(evaluation, set, metric) {
+            let factorial = &found.factorial;
+            for (effect, c) in [
+                ("retrieval", &factorial.first),
+                ("fine_tuning", &factorial.second),
+                ("interaction", &factorial.interaction),
+            ] {
+                table.push(row![
+                    set.set.name.as_str(),
+                    metric.name.as_str(),
+                    set.contenders[found.cells[3]].name.as_str(),
+                    effect,
+                    found.n,
+                    c.difference,
+                    c.standard_error,
+                    c.low,
+                    c.high,
+                    c.p_value,
+                    c.p_holm,
+                ]);
+            }
+        }
+    }
+    table
+}
+
+fn seed_table(evaluation: &Evaluation<'_>) -> Table {
+    let mut table = Table::new(&[
+        ("set", Text),
+        ("metric", Text),
+        ("arm", Text),
+        ("seeds", Count),
+        ("n", Count),
+        ("value", Number),
+        ("seed_deviation", Number),
+        ("difference", Number),
+        ("standard_error", Number),
+        ("ci_low", Number),
+        ("ci_high", Number),
+        ("p", Number),
+    ]);
+    for set in &evaluation.sets {
+        let Some(metric) = set.primary() else { continue };
+        for found in seeds(evaluation, set, metric) {
+            let c = &found.comparison;
+            table.push(row![
+                set.set.name.as_str(),
+                metric.name.as_str(),
+                found.arm.as_str(),
+                c.seeds_a,
+                c.n,
+                c.mean_a,
+                c.seed_deviation_a,
+                c.difference,
+                c.standard_error,
+                c.low,
+                c.high,
+                c.p_value,
+            ]);
+        }
+    }
+    table
+}
+
+fn training(evaluation: &Evaluation<'_>) -> Table {
+    let mut table = Table::new(&[
+        ("set", Text),
+        ("arms", Text),
+        ("train_seed", Count),
+        ("rows", Count),
+        ("rows_too_long", Count),
+        ("steps", Count),
+        ("tokens", Count),
+        ("trainable_parameters", Count),
+        ("total_parameters", Count),
+        ("seconds", Number),
+        ("tokens_per_second", Number),
+        ("peak_memory_bytes", Count),
+        ("final_loss", Number),
+        ("final_dev_loss", Number),
+        ("adapter_digest", Text),
+    ]);
+    for entry in &evaluation.manifest.training {
+        let outcome = &entry.outcome;
+        let last = outcome.steps.last();
+        table.push(row![
+            entry.set.as_str(),
+            entry.arms.join(" "),
+            entry.seed,
+            entry.rows,
+            outcome.rows_too_long,
+            outcome.steps.len(),
+            last.map(|step| step.tokens),
+            outcome.trainable_parameters,
+            outcome.total_parameters,
+            outcome.seconds,
+            last.map(|step| step.tokens_per_second),
+            outcome.peak_memory_bytes,
+            last.map(|step| step.loss),
+            outcome.steps.iter().rev().find_map(|step| step.dev_loss),
+            outcome.digest.as_str(),
+        ]);
+    }
+    table
+}
+
+fn losses(evaluation: &Evaluation<'_>) -> Table {
+    let mut table = Table::new(&[
+        ("set", Text),
+        ("arms", Text),
+        ("train_seed", Count),
+        ("step", Count),
+        ("loss", Number),
+        ("dev_loss", Number),
+        ("learning_rate", Number),
+        ("tokens", Count),
+    ]);
+    for entry in &evaluation.manifest.training {
+        for step in &entry.outcome.steps {
+            table.push(row![
+                entry.set.as_str(),
+                entry.arms.join(" "),
+                entry.seed,
+                step.step,
+                step.loss,
+                step.dev_loss,
+                step.learning_rate,
+                step.tokens,
+            ]);
+        }
+    }
+    table
+}
+
+fn costs(evaluation: &Evaluation<'_>) -> Table {
+    let mut table = Table::new(&[
+        ("set", Text),
+        ("arm", Text),
+        ("trials", Count),
+        ("answered", Count),
+        ("failed", Count),
+        ("cut_short", Count),
+        ("tokens_in_total", Count),
+        ("tokens_out_total", Count),
+        ("tokens_in", Number),
+        ("tokens_out", Number),
+        ("cost_usd", Number),
+        ("cost_per_1000_usd", Number),
+        ("cost_per_1000_right_usd", Number),
+        ("training_cost_usd", Number),
+        ("first_token_p50_ms", Number),
+        ("retrieval_p50_ms", Number),
+        ("latency_p50_ms", Number),
+        ("latency_p95_ms", Number),
+        ("tokens_per_second", Number),
+    ]);
+    for set in &evaluation.sets {
+        for (at, contender) in set.contenders.iter().enumerate() {
+            let usage = &contender.usage;
+            table.push(row![
+                set.set.name.as_str(),
+                contender.name.as_str(),
+                usage.trials,
+                usage.answered,
+                usage.failed,
+                usage.cut_short,
+                usage.tokens_in,
+                usage.tokens_out,
+                usage.per_answer(usage.tokens_in),
+                usage.per_answer(usage.tokens_out),
+                usage.cost,
+                usage.cost_per_1000(),
+                cost_per_1000_right(set, at),
+                contender.training_cost,
+                usage.first_token_p50,
+                usage.retrieval_p50,
+                usage.latency(0.5),
+                usage.latency(0.95),
+                usage.tokens_per_second,
+            ]);
+        }
+    }
+    table
+}
+
+/// US dollars per 1,000 right answers by the deciding metric.
+pub(crate) fn cost_per_1000_right(set: &SetResult<'_>, contender: usize) -> Option<f64> {
+    let metric = set.primary()?;
+    let scored = (0..set.samples.len()).filter_map(|at| metric.is_right(contender, at));
+    let (mut n, mut right) = (0, 0);
+    for is_right in scored {
+        n += 1;
+        right += usize::from(is_right);
+    }
+    let per_1000 = set.contenders[contender].usage.cost_per_1000()?;
+    (right > 0).then(|| per_1000 * f64::from(n) / right as f64)
+}
+
+fn break_evens(evaluation: &Evaluation<'_>) -> Table {
+    let mut table = Table::new(&[
+        ("set", Text),
+        ("arm", Text),
+        ("against", Text),
+        ("training_cost_usd", Number),
+        ("saving_per_1000_usd", Number),
+        ("saving_low_usd", Number),
+        ("saving_high_usd", Number),
+        ("answers", Number),
+        ("answers_low", Number),
+        ("answers_high", Number),
+    ]);
+    for set in &evaluation.sets {
+        for found in break_even(set, &evaluation.options) {
+            let [saving, low, high] = found.saving.map(|saving| saving * 1000.0);
+            let [answers, few, many] = found.answers();
+            table.push(row![
+                set.set.name.as_str(),
+                set.contenders[found.trained].name.as_str(),
+                set.contenders[found.other].name.as_str(),
+                found.training_cost,
+                saving,
+                low,
+                high,
+                answers,
+                few,
+                many,
+            ]);
+        }
+    }
+    table
+}
+
+fn flips(evaluation: &Evaluation<'_>) -> Table {
+    let mut table = Table::new(&[
+        ("set", Text),
+        ("arm", Text),
+        ("sample", Text),
+        ("metric", Text),
+        ("direction", Text),
+        ("baseline_value", Number),
+        ("arm_value", Number),
+        ("input", Text),
+        ("reference", Text),
+        ("baseline_answer", Text),
+        ("arm_answer", Text),
+    ]);
+    for set in &evaluation.sets {
+        let Some(metric) = set.primary() else { continue };
+        for flip in diagnosis::flips(set, metric) {
+            let answer =
+                |record: &Record| cut(record.answer().map_or("", |a| a.text.as_str()), FLIP_TEXT);
+            table.push(row![
+                set.set.name.as_str(),
+                set.contenders[flip.contender].name.as_str(),
+                flip.trial.trial.sample.as_str(),
+                metric.name.as_str(),
+                if flip.is_lost { "lost" } else { "gained" },
+                flip.baseline_value,
+                flip.value,
+                cut(&flip.trial.input, FLIP_TEXT),
+                cut(flip.trial.references.first().map_or("", String::as_str), FLIP_TEXT),
+                answer(flip.baseline),
+                answer(flip.trial),
+            ]);
+        }
+    }
+    table
+}

@@ -1,0 +1,213 @@
+//! Records as Parquet: one row per trial, and back again without loss.
+
+use std::io::Cursor;
+
+use bench_core::record::{Answer, Outcome, Record, TrialId, Verdict};
+use polars::prelude::{DataFrame, ParquetReader, SerReader as _};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::ReportError;
+use crate::table::{Kind, Table, column, parquet, row};
+
+/// Version of the layout of `trials.parquet`.
+const FORMAT: u32 = 1;
+
+/// Where a file says its version.
+const LABEL: &str = "bench.trials";
+
+/// One row per trial, in the order given. What is nested (prompt, passages, verdicts) is JSON text.
+///
+/// # Errors
+/// A score that is infinite or not a number, which no JSON can hold.
+pub fn trials_parquet(records: &[Record]) -> Result<Vec<u8>, ReportError> {
+    for record in records {
+        let finite = |verdict: &Verdict| verdict.value().is_none_or(f64::is_finite);
+        if let Some((scorer, _)) = record.verdicts.iter().find(|(_, verdict)| !finite(verdict)) {
+            return Err(ReportError::NotFinite {
+                trial: name(&record.trial),
+                scorer: scorer.clone(),
+            });
+        }
+    }
+    let text = |of: fn(&Record) -> Option<&str>| {
+        records.iter().map(move |record| of(record).map(str::to_owned))
+    };
+    let number = |of: fn(&Answer) -> Option<f64>| {
+        records.iter().map(move |record| record.answer().and_then(of))
+    };
+    let count = |of: fn(&Answer) -> u32| records.iter().map(move |r| r.answer().map(of));
+    let frame = DataFrame::new(
+        records.len(),
+        vec![
+            column("set", text(|r| Some(&r.trial.set))),
+            column("arm", text(|r| Some(&r.trial.arm))),
+            column("sample", text(|r| Some(&r.trial.sample))),
+            column("repeat", records.iter().map(|r| Some(r.trial.repeat))),
+            column("train_seed", records.iter().map(|r| Some(r.trial.train_seed))),
+            column("key", text(|r| Some(&r.key))),
+            column("input", text(|r| Some(&r.input))),
+            column("cluster", text(|r| r.cluster.as_deref())),
+            column("answer", text(|r| r.answer().map(|a| a.text.as_str()))),
+            column("error", text(error)),
+            column("finish", text(|r| r.answer().map(|a| a.finish.as_str()))),
+            column("tokens_in", count(|a| a.tokens_in)),
+            column("tokens_out", count(|a| a.tokens_out)),
+            column("first_token_ms", number(|a| a.first_token_ms)),
+            column("latency_ms", number(|a| Some(a.latency_ms))),
+            column("retrieval_ms", number(|a| Some(a.retrieval_ms))),
+            column("cost_usd", number(|a| a.cost_usd)),
+            column("references", json(records, |r| &r.references)?),
+            column("slices", json(records, |r| &r.slices)?),
+            column("prompt", json(records, |r| &r.prompt)?),
+            column("retrieved", json(records, |r| &r.retrieved)?),
+            column("gold", json(records, |r| &r.gold)?),
+            column("verdicts", json(records, |r| &r.verdicts)?),
+        ],
+    )?;
+    Ok(parquet(frame, vec![(LABEL.into(), FORMAT.to_string())])?)
+}
+
+/// Reads what [`trials_parquet`] wrote.
+///
+/// # Errors
+/// Bytes that are not such a file, a file of a newer version, a column that is missing.
+pub fn read_trials(bytes: &[u8]) -> Result<Vec<Record>, ReportError> {
+    let mut reader = ParquetReader::new(Cursor::new(bytes));
+    let labels = reader.get_metadata()?.key_value_metadata().as_deref().unwrap_or_default();
+    let format = labels.iter().find(|label| label.key == LABEL).and_then(|l| l.value.as_deref());
+    let format = format.and_then(|text| text.parse::<u32>().ok()).ok_or(ReportError::NotTrials)?;
+    if format > FORMAT {
+        return Err(ReportError::NewerFormat { what: "trials", found: format, known: FORMAT });
+    }
+    let frame = reader.finish()?;
+    let rows = Rows { frame: &frame };
+    (0..frame.height()).map(|at| rows.record(at)).collect()
+}
+
+/// One row per trial and scorer: `value` is null where `reason` says why.
+pub fn scores_parquet(records: &[Record]) -> Result<Vec<u8>, ReportError> {
+    let mut table = Table::new(&[
+        ("set", Kind::Text),
+        ("arm", Kind::Text),
+        ("sample", Kind::Text),
+        ("repeat", Kind::Count),
+        ("train_seed", Kind::Count),
+        ("scorer", Kind::Text),
+        ("value", Kind::Number),
+        ("reason", Kind::Text),
+    ]);
+    for Record { trial, verdicts, .. } in records {
+        for (scorer, verdict) in verdicts {
+            let reason = match verdict {
+                Verdict::Scored { reason, .. } => reason.as_deref(),
+                Verdict::Unscored { reason } => Some(reason.as_str()),
+            };
+            table.push(row![
+                trial.set.as_str(),
+                trial.arm.as_str(),
+                trial.sample.as_str(),
+                u64::from(trial.repeat),
+                trial.train_seed,
+                scorer.as_str(),
+                verdict.value(),
+                reason,
+            ]);
+        }
+    }
+    Ok(table.parquet()?)
+}
+
+/// A trial in words, for messages.
+pub(crate) fn name(trial: &TrialId) -> String {
+    let TrialId { set, arm, sample, repeat, train_seed } = trial;
+    format!(
+        "set `{set}`, arm `{arm}`, sample `{sample}`, repeat {repeat}, training seed {train_seed}"
+    )
+}
+
+fn error(record: &Record) -> Option<&str> {
+    match &record.outcome {
+        Outcome::Answered(_) => None,
+        Outcome::Failed { error } => Some(error),
+    }
+}
+
+fn json<T: Serialize>(
+    records: &[Record],
+    of: impl Fn(&Record) -> &T,
+) -> Result<impl Iterator<Item = Option<String>>, ReportError> {
+    let texts: Result<Vec<String>, serde_json::Error> =
+        records.iter().map(|record| serde_json::to_string(of(record))).collect();
+    Ok(texts?.into_iter().map(Some))
+}
+
+struct Rows<'a> {
+    frame: &'a DataFrame,
+}
+
+impl Rows<'_> {
+    fn record(&self, at: usize) -> Result<Record, ReportError> {
+        let outcome = match self.optional_text("error", at)? {
+            Some(error) => Outcome::Failed { error },
+            None => Outcome::Answered(Answer {
+                text: self.text("answer", at)?,
+                tokens_in: self.count("tokens_in", at)?,
+                tokens_out: self.count("tokens_out", at)?,
+                first_token_ms: self.number("first_token_ms", at)?,
+                latency_ms: self
+                    .number("latency_ms", at)?
+                    .ok_or_else(|| empty("latency_ms", at))?,
+                retrieval_ms: self
+                    .number("retrieval_ms", at)?
+                    .ok_or_else(|| empty("retrieval_ms", at))?,
+                finish: self.text("finish", at)?,
+                cost_usd: self.number("cost_usd", at)?,
+            }),
+        };
+        let train_seed = self.frame.column("train_seed")?.u64()?.get(at);
+        Ok(Record {
+            trial: TrialId {
+                set: self.text("set", at)?,
+                arm: self.text("arm", at)?,
+                sample: self.text("sample", at)?,
+                repeat: self.count("repeat", at)?,
+                train_seed: train_seed.ok_or_else(|| empty("train_seed", at))?,
+            },
+            key: self.text("key", at)?,
+            input: self.text("input", at)?,
+            references: self.json("references", at)?,
+            cluster: self.optional_text("cluster", at)?,
+            slices: self.json("slices", at)?,
+            prompt: self.json("prompt", at)?,
+            retrieved: self.json("retrieved", at)?,
+            gold: self.json("gold", at)?,
+            outcome,
+            verdicts: self.json("verdicts", at)?,
+        })
+    }
+
+    fn optional_text(&self, name: &str, at: usize) -> Result<Option<String>, ReportError> {
+        Ok(self.frame.column(name)?.str()?.get(at).map(str::to_owned))
+    }
+
+    fn text(&self, name: &'static str, at: usize) -> Result<String, ReportError> {
+        self.optional_text(name, at)?.ok_or_else(|| empty(name, at))
+    }
+
+    fn count(&self, name: &'static str, at: usize) -> Result<u32, ReportError> {
+        self.frame.column(name)?.u32()?.get(at).ok_or_else(|| empty(name, at))
+    }
+
+    fn number(&self, name: &str, at: usize) -> Result<Option<f64>, ReportError> {
+        Ok(self.frame.column(name)?.f64()?.get(at))
+    }
+
+    fn json<T: DeserializeOwned>(&self, name: &'static str, at: usize) -> Result<T, ReportError> {
+        Ok(serde_json::from_str(&self.text(name, at)?)?)
+    }
+}
+
+fn empty(column: &'static str, row: usize) -> ReportError {
+    ReportError::EmptyCell { column, row: row + 1 }
+}

@@ -1,0 +1,268 @@
+//! A report as its readers get it, from records made up here.
+
+#![expect(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use bench_core::manifest::Manifest;
+use bench_core::record::{Answer, Outcome, Record, Verdict};
+use bench_report::{Report, ReportError, build, read_trials, trials_parquet};
+
+mod synthetic;
+
+use synthetic::{four_arms, run, twelve_arms, two_arms};
+
+#[track_caller]
+fn built(manifest: &Manifest, records: &[Record]) -> Report {
+    build(manifest, records).unwrap()
+}
+
+#[track_caller]
+fn text(report: &Report, path: &str) -> String {
+    let file = report.files.iter().find(|(name, _)| name == path);
+    String::from_utf8(file.unwrap_or_else(|| panic!("no {path}")).1.clone()).unwrap()
+}
+
+/// Leaves the report where a person can look at it.
+fn keep(report: &Report, name: &str) {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    for (path, bytes) in &report.files {
+        let path = folder.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+}
+
+#[test]
+fn the_page_of_two_arms_opens_with_the_verdict() {
+    let (manifest, records) = run(&two_arms(), 24);
+    let report = built(&manifest, &records);
+    keep(&report, "two_arms");
+    insta::assert_snapshot!("two_arms_report", text(&report, "report.md"));
+    assert_eq!(report.decisions[0].decision.winner.as_deref(), Some("rag"));
+    // The gate on the baseline is out of reach on both sets.
+    assert_eq!(report.failed_gates.len(), 2, "{:?}", report.failed_gates);
+}
+
+#[test]
+fn the_forest_plot_shows_what_the_table_says() {
+    let (manifest, records) = run(&two_arms(), 24);
+    insta::assert_snapshot!(
+        "forest",
+        text(&built(&manifest, &records), "charts/facts_differences.svg")
+    );
+}
+
+#[test]
+fn effects_seeds_and_break_even_are_told_where_the_arms_allow_it() {
+    let (manifest, records) = run(&four_arms(), 20);
+    let report = built(&manifest, &records);
+    keep(&report, "four_arms");
+    let page = text(&report, "report.md");
+    for heading in [
+        "What each technique adds",
+        "Training seeds",
+        "Break-even",
+        "Fairness check",
+        "lora (seed 1)",
+    ] {
+        assert!(page.contains(heading), "{heading} is missing");
+    }
+}
+
+#[test]
+fn equal_records_in_any_order_give_equal_bytes() {
+    let (manifest, mut records) = run(&twelve_arms(), 12);
+    let first = built(&manifest, &records);
+    keep(&first, "twelve_arms");
+    records.reverse();
+    let second = built(&manifest, &records);
+    for (one, other) in first.files.iter().zip(&second.files) {
+        assert!(one == other, "{} differs", one.0);
+    }
+    let paths: BTreeSet<&String> = first.files.iter().map(|(path, _)| path).collect();
+    assert_eq!(paths.len(), first.files.len());
+}
+
+#[test]
+fn records_survive_parquet() {
+    let (_, mut records) = run(&two_arms(), 3);
+    records[0].outcome = Outcome::Failed { error: "cannot go on: \0 \u{1b}[31m".into() };
+    records[1].trial.train_seed = u64::MAX;
+    records[1].cluster = Some(String::new());
+    records[2].outcome = Outcome::Answered(Answer {
+        text: "שלום 👩‍👩‍👧 \0 ".repeat(50_000),
+        latency_ms: 0.1 + 0.2,
+        ..Answer::default()
+    });
+    records[2].verdicts = BTreeMap::from([
+        ("judge".into(), Verdict::Scored { value: 1.0 / 3.0, reason: Some("so".into()) }),
+        ("numeric".into(), Verdict::unscored("no number")),
+    ]);
+    let bytes = trials_parquet(&records).unwrap();
+    assert_eq!(read_trials(&bytes).unwrap(), records);
+    assert_eq!(read_trials(&trials_parquet(&[]).unwrap()).unwrap(), []);
+}
+
+#[test]
+fn a_file_that_is_not_ours_is_refused_in_words() {
+    assert!(matches!(read_trials(b"not parquet"), Err(ReportError::Table(_))));
+    let (manifest, records) = run(&two_arms(), 2);
+    let report = built(&manifest, &records);
+    let (_, scores) =
+        report.files.iter().find(|(path, _)| path == "tables/scores.parquet").unwrap();
+    let error = read_trials(scores).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the file holds no trials of `bench`: give a `trials.parquet` of a report"
+    );
+}
+
+#[test]
+fn a_score_that_is_not_finite_is_no_score() {
+    let (manifest, mut records) = run(&two_arms(), 4);
+    records[0].verdicts.insert("contains".into(), Verdict::scored(f64::NAN));
+    let error = trials_parquet(&records).unwrap_err().to_string();
+    assert!(error.starts_with("`contains` gave a score that is not finite"), "{error}");
+    assert!(build(&manifest, &records).is_err());
+}
+
+#[test]
+fn records_of_another_experiment_or_twice_or_newer_are_refused_in_words() {
+    let (mut manifest, records) = run(&two_arms(), 2);
+    let mut twice = records.clone();
+    twice.push(records[0].clone());
+    let error = build(&manifest, &twice).unwrap_err().to_string();
+    assert!(error.contains("is recorded twice"), "{error}");
+    let mut other = records.clone();
+    other[0].trial.arm = "stranger".into();
+    let error = build(&manifest, &other).unwrap_err().to_string();
+    assert!(error.contains("the arm `stranger`"), "{error}");
+    manifest.format = 2;
+    let error = build(&manifest, &records).unwrap_err().to_string();
+    assert_eq!(error, "the records have format 2, and this program reads up to 1: use a newer one");
+}
+
+#[test]
+fn a_poor_run_still_gives_a_page() {
+    let (manifest, records) = run(&two_arms(), 6);
+    // No record, one arm, a single sample.
+    built(&manifest, &[]);
+    let alone: Vec<Record> = records.iter().filter(|r| r.trial.arm == "rag").cloned().collect();
+    let report = built(&manifest, &alone);
+    assert!(text(&report, "report.md").contains("no trials of zero_shot"));
+    assert_eq!(report.decisions[0].decision.winner, None);
+    built(&manifest, &records[..1]);
+    // No success.
+    let mut failed = records.clone();
+    for record in &mut failed {
+        record.outcome = Outcome::Failed { error: "cannot go on".into() };
+        record.verdicts.clear();
+    }
+    let report = built(&manifest, &failed);
+    assert!(
+        text(&report, "report.md").contains("all 12 trials failed"),
+        "{}",
+        text(&report, "report.md")
+    );
+    assert!(report.files.iter().all(|(path, _)| !path.contains("differences")));
+    // Nothing scored.
+    let mut unscored = records.clone();
+    for record in &mut unscored {
+        record.verdicts.values_mut().for_each(|verdict| *verdict = Verdict::unscored("no grade"));
+    }
+    let report = built(&manifest, &unscored);
+    assert_eq!(report.decisions[0].decision.winner, None);
+    assert_eq!(report.failed_gates.len(), 4);
+    // Figures that are no figures.
+    let mut broken = records;
+    for record in &mut broken {
+        if let Outcome::Answered(answer) = &mut record.outcome {
+            answer.latency_ms = f64::NAN;
+        }
+    }
+    built(&manifest, &broken);
+}
+
+#[test]
+fn what_models_write_is_text_everywhere() {
+    let (mut manifest, mut records) = run(&two_arms(), 6);
+    let attack = "</script><script>alert(1)</script><img src=x onerror=alert(1)> <svg onload=alert(1)> ![x](http://evil.example/) | **b** `c` @someone \u{1b}[31m\0\u{202e}<!--";
+    for record in &mut records {
+        if let Outcome::Answered(answer) = &mut record.outcome {
+            answer.text = attack.into();
+        }
+        record.input = attack.into();
+        record.references = vec![attack.into()];
+        record.gold = vec![attack.into()];
+        record.slices = BTreeMap::from([("kind".into(), attack.into())]);
+        record.prompt[1].content = attack.into();
+        record
+            .verdicts
+            .insert("judge".into(), Verdict::Scored { value: 1.0, reason: Some(attack.into()) });
+    }
+    manifest.experiment.description = attack.into();
+    manifest.experiment.name = attack.into();
+    manifest.warnings = vec![attack.into()];
+    manifest.experiment.arms[1].name = attack.into();
+    manifest.experiment.gates.clear();
+    for record in records.iter_mut().filter(|record| record.trial.arm == "rag") {
+        record.trial.arm = attack.into();
+    }
+    let report = built(&manifest, &records);
+    keep(&report, "attack");
+    let html = text(&report, "report.html");
+    assert_eq!(html.matches("<script").count(), 2);
+    assert_eq!(html.matches("</script").count(), 2);
+    for (path, bytes) in &report.files {
+        let markup: &[&str] = match path.rsplit('.').next().unwrap() {
+            "png" | "parquet" => continue,
+            "md" => &["<img", "<svg", "<script", "![x]", "**b**", "http://evil", " @someone"],
+            "html" => &["<img", "<svg onload", "<script>alert"],
+            "svg" => &["<img", "<svg onload", "<script"],
+            _ => &[],
+        };
+        let content = String::from_utf8(bytes.clone()).unwrap();
+        assert!(!content.contains(['\u{1b}', '\0', '\u{202e}']), "{path}");
+        for markup in markup {
+            assert!(!content.contains(markup), "{markup} in {path}");
+        }
+    }
+    let kept: Manifest = serde_json::from_str(&text(&report, "manifest.json")).unwrap();
+    assert_eq!(kept, manifest);
+    assert!(!text(&report, "report.md").contains("| **"));
+}
+
+#[test]
+fn the_html_of_five_thousand_trials_stays_small() {
+    let (manifest, mut records) = run(&two_arms(), 1250);
+    for record in &mut records {
+        if let Outcome::Answered(answer) = &mut record.outcome {
+            answer.text = format!("{} {}", answer.text, "and so on and on ".repeat(10));
+        }
+    }
+    let html = text(&built(&manifest, &records), "report.html");
+    assert!(records.len() == 5000 && html.len() < 2_000_000, "{} bytes", html.len());
+}
+
+#[test]
+fn the_columns_are_those_documented() {
+    let documented = include_str!("../../../../docs/tables.md");
+    let (manifest, records) = run(&four_arms(), 6);
+    let report = built(&manifest, &records);
+    let csv = report.files.iter().filter(|(path, _)| path.rsplit('.').next() == Some("csv"));
+    for (path, bytes) in csv {
+        let content = std::str::from_utf8(bytes).unwrap();
+        let name = path.trim_start_matches("tables/");
+        let section = documented.split(&format!("## {name}\n")).nth(1);
+        let section = section.unwrap_or_else(|| panic!("{name} is not documented"));
+        let section = section.split("\n## ").next().unwrap();
+        let columns: Vec<&str> = section
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+            .collect();
+        assert_eq!(content.lines().next().unwrap(), columns.join(","), "{name}");
+        assert!(content.lines().count() > 1, "{name} has no row to look at");
+    }
+}

@@ -1,0 +1,293 @@
+//! Runs made up here: their records follow from a seed and stand for nothing.
+
+use std::collections::BTreeMap;
+
+use bench_core::backend::{IndexInfo, TrainOutcome, TrainStep};
+use bench_core::chat::Message;
+use bench_core::manifest::{IndexEntry, Machine, Manifest, ModelEntry, ParityEntry, TrainingEntry};
+use bench_core::record::{Answer, Outcome, Record, Retrieved, TrialId, Verdict};
+use bench_core::spec::{Experiment, resolve};
+use serde_json::{Value, json};
+
+/// An arm and how often it is right.
+pub(crate) struct Arm {
+    pub(crate) name: &'static str,
+    pub(crate) strategy: Value,
+    pub(crate) right: f64,
+}
+
+pub(crate) fn arm(name: &'static str, strategy: Value, right: f64) -> Arm {
+    Arm { name, strategy, right }
+}
+
+pub(crate) fn two_arms() -> Vec<Arm> {
+    vec![
+        arm("zero_shot", json!({"prompt": {}}), 0.2),
+        arm("rag", json!({"rag": {"top_k": 3}}), 0.8),
+    ]
+}
+
+/// The four arms whose effects can be taken apart.
+pub(crate) fn four_arms() -> Vec<Arm> {
+    let mut arms = two_arms();
+    arms.push(arm("lora", json!({"finetune": {"seeds": [0, 1]}}), 0.45));
+    arms.push(arm("lora_rag", json!({"compose": ["lora", "rag"]}), 0.85));
+    arms
+}
+
+pub(crate) fn twelve_arms() -> Vec<Arm> {
+    let mut arms = vec![
+        arm("zero_shot", json!({"prompt": {}}), 0.2),
+        arm("few_shot_with_five_examples_at_random", json!({"prompt": {"num_fewshot": 5}}), 0.3),
+        arm("few_shot_with_nine_nearest_examples", json!({"prompt": {"num_fewshot": 9}}), 0.38),
+        arm("chain_of_thought_before_the_answer", json!({"prompt": {}}), 0.31),
+        arm("rag_dense_top_3", json!({"rag": {"retriever": {"dense": {}}}}), 0.66),
+        arm(
+            "rag_bm25_top_3_whole_documents",
+            json!({"rag": {"retriever": {"bm25": {}}, "chunk_size": 0}}),
+            0.7,
+        ),
+        arm("rag_hybrid_top_5_chunks_of_200_tokens", json!({"rag": {"top_k": 5}}), 0.8),
+        arm("rag_oracle_passages_as_a_control", json!({"rag": {"passages": "oracle"}}), 0.92),
+        arm("lora_rank_16_three_epochs", json!({"finetune": {}}), 0.45),
+        arm(
+            "lora_rank_64_three_epochs_all_linear_layers",
+            json!({"finetune": {"lora_r": 64}}),
+            0.47,
+        ),
+        arm(
+            "lora_rank_16_with_rag_hybrid",
+            json!({"compose": ["lora_rank_16_three_epochs", "rag_hybrid_top_5_chunks_of_200_tokens"]}),
+            0.82,
+        ),
+    ];
+    arms.push(arm("prompt_in_another_language", json!({"prompt": {}}), 0.22));
+    arms
+}
+
+/// A run of `n` samples on two sets: `facts` with a corpus and `form` without.
+pub(crate) fn run(arms: &[Arm], n: usize) -> (Manifest, Vec<Record>) {
+    let experiment = experiment(arms);
+    let mut noise = Noise(7);
+    let mut records = Vec::new();
+    let plans = resolve(&experiment);
+    for set in &experiment.eval_sets {
+        for (arm, plan) in arms.iter().zip(&plans) {
+            for seed in plan.finetune.as_ref().map_or(vec![0], |f| f.seeds.clone()) {
+                for sample in 0..n {
+                    let has_corpus = set.name == "facts";
+                    let rag = plan.rag.as_ref().filter(|_| has_corpus);
+                    let depth = rag.map_or(0, |rag| rag.top_k as usize);
+                    let right = noise.next() < arm.right + if has_corpus { 0.0 } else { 0.1 };
+                    let rank = (noise.next() * 6.0) as usize;
+                    records.push(Record {
+                        trial: TrialId {
+                            set: set.name.clone(),
+                            arm: arm.name.into(),
+                            sample: format!("{}-{sample:03}", set.name),
+                            repeat: 0,
+                            train_seed: seed,
+                        },
+                        key: format!("{}-{sample}", arm.name),
+                        input: format!("Who keeps the lamp of house {sample}?"),
+                        references: vec![
+                            format!("keeper {sample}"),
+                            format!("the keeper {sample}"),
+                        ],
+                        cluster: None,
+                        slices: BTreeMap::from([(
+                            "kind".into(),
+                            ["one", "two"][sample % 2].into(),
+                        )]),
+                        prompt: vec![
+                            Message::system("Answer in one or two words."),
+                            Message::user(format!(
+                                "{} Who keeps the lamp of house {sample}?",
+                                "passage ".repeat(depth * 20)
+                            )),
+                        ],
+                        retrieved: (0..depth)
+                            .map(|at| Retrieved {
+                                id: format!("doc-{}#0", if at == rank { sample } else { 900 + at }),
+                                document: format!(
+                                    "doc-{}",
+                                    if at == rank { sample } else { 900 + at }
+                                ),
+                                score: 1.0 / (at + 1) as f64,
+                                in_prompt: at < 2,
+                            })
+                            .collect(),
+                        gold: if has_corpus { vec![format!("doc-{sample}")] } else { vec![] },
+                        outcome: Outcome::Answered(Answer {
+                            text: if right {
+                                format!("keeper {sample}")
+                            } else {
+                                "nobody knows".into()
+                            },
+                            tokens_in: 40 + 90 * depth as u32 + 60 * plan.prompt.num_fewshot,
+                            tokens_out: 4 + (noise.next() * 8.0) as u32,
+                            first_token_ms: Some(20.0 + 10.0 * depth as f64),
+                            latency_ms: 80.0
+                                + 60.0 * depth as f64
+                                + 40.0 * f64::from(plan.prompt.num_fewshot)
+                                + noise.next() * 90.0,
+                            retrieval_ms: if depth > 0 { 6.0 } else { 0.0 },
+                            finish: "stop".into(),
+                            cost_usd: Some(
+                                1e-6 * f64::from(
+                                    40 + 90 * depth as u32 + 60 * plan.prompt.num_fewshot,
+                                ) + 1e-6 * noise.next(),
+                            ),
+                        }),
+                        verdicts: BTreeMap::from([
+                            ("contains".into(), Verdict::scored(f64::from(u8::from(right)))),
+                            (
+                                "token_f1".into(),
+                                Verdict::scored(if right {
+                                    1.0
+                                } else {
+                                    (noise.next() * 4.0).floor() / 10.0
+                                }),
+                            ),
+                        ]),
+                    });
+                }
+            }
+        }
+    }
+    (manifest(experiment, arms), records)
+}
+
+fn experiment(arms: &[Arm]) -> Experiment {
+    let arms: Vec<Value> = arms
+        .iter()
+        .map(|a| json!({"name": a.name, "model": "small", "strategy": a.strategy}))
+        .collect();
+    serde_json::from_value(json!({
+        "version": 1,
+        "name": "lamps",
+        "description": "Which technique teaches a small model who keeps which lamp?",
+        "models": {"small": {"catalog": "smollm2-135m-instruct"}},
+        "eval_sets": [
+            {"name": "facts", "path": "facts.jsonl", "corpus": "corpus.jsonl", "scorers": [{"contains": {}}, {"token_f1": {}}], "slices": ["kind"]},
+            {"name": "form", "path": "form.jsonl", "scorers": [{"token_f1": {}}]},
+        ],
+        "arms": arms,
+        "compare": {"baseline": "zero_shot"},
+        "prices": {"small": {"input": 1.0, "output": 2.0, "machine_hour": 0.5}},
+        "gates": [
+            {"metric": "contains", "arm": "rag", "vs": "zero_shot", "ci_lower": ">= 0"},
+            {"metric": "contains", "arm": "zero_shot", "ci_lower": "> 0.9"},
+        ],
+    }))
+    .unwrap()
+}
+
+fn manifest(experiment: Experiment, arms: &[Arm]) -> Manifest {
+    let plans = resolve(&experiment);
+    let mut training = Vec::new();
+    for set in ["facts", "form"] {
+        for (plan, arm) in plans.iter().zip(arms) {
+            let Some(settings) = plan.finetune.as_ref().filter(|_| plan.rag.is_none()) else {
+                continue;
+            };
+            for &seed in &settings.seeds {
+                let step = |step: u64| TrainStep {
+                    step,
+                    total_steps: 120,
+                    loss: 0.4
+                        + 3.0 / (step as f64 + arm.name.len() as f64).sqrt()
+                        + seed as f64 * 0.1,
+                    dev_loss: step.is_multiple_of(40).then(|| 0.6 + 3.0 / (step as f64).sqrt()),
+                    learning_rate: 2e-4,
+                    tokens: step * 400,
+                    tokens_per_second: 410.0,
+                };
+                training.push(TrainingEntry {
+                    arms: plans
+                        .iter()
+                        .filter(|p| p.finetune == plan.finetune)
+                        .map(|p| p.name.clone())
+                        .collect(),
+                    set: set.into(),
+                    seed,
+                    rows: 480,
+                    outcome: TrainOutcome {
+                        adapter: "adapters/a".into(),
+                        digest: "ad".repeat(32),
+                        trainable_parameters: 4_884_480,
+                        total_parameters: 139_400_000,
+                        seconds: 117.5,
+                        peak_memory_bytes: 2_400_000_000,
+                        rows_too_long: 0,
+                        steps: (1..=120).map(step).collect(),
+                    },
+                });
+            }
+        }
+    }
+    let tuned =
+        training.first().map(|entry: &TrainingEntry| entry.arms.clone()).unwrap_or_default();
+    Manifest {
+        format: 1,
+        program: "0.1.0".into(),
+        experiment,
+        plan_digest: "0123456789abcdef".repeat(4),
+        files: BTreeMap::from([("facts.jsonl".into(), "fa".repeat(32))]),
+        models: BTreeMap::from([(
+            "small".into(),
+            ModelEntry {
+                id: "smollm2-135m-instruct".into(),
+                digest: "5d".repeat(32),
+                backend: "mistralrs".into(),
+                dtype: "f32".into(),
+            },
+        )]),
+        training,
+        indexes: vec![IndexEntry {
+            arms: vec!["rag".into()],
+            set: "facts".into(),
+            embedder: "minilm".into(),
+            info: IndexInfo {
+                digest: "1d".repeat(32),
+                documents: 80,
+                chunks: 96,
+                dimension: 384,
+                seconds: 2.5,
+            },
+        }],
+        parity: if tuned.is_empty() {
+            vec![]
+        } else {
+            vec![ParityEntry {
+                set: "facts".into(),
+                seed: 0,
+                rows: 16,
+                tokens: 210,
+                top1_agree: 210,
+                max_nll_difference: 0.0004,
+            }]
+        },
+        machine: Machine {
+            platform: "linux x86_64".into(),
+            processor: "a processor".into(),
+            cores: 2,
+            memory_bytes: 8 << 30,
+            accelerator: "none".into(),
+        },
+        seconds: BTreeMap::from([("generate".into(), 61.0), ("train".into(), 130.0)]),
+        peak_memory_bytes: 3 << 30,
+        warnings: vec![],
+    }
+}
+
+/// A linear congruential generator (Knuth's MMIX constants): the same numbers everywhere.
+struct Noise(u64);
+
+impl Noise {
+    fn next(&mut self) -> f64 {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 11) as f64 / (1_u64 << 53) as f64
+    }
+}
