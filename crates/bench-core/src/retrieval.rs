@@ -178,17 +178,19 @@ pub fn bm25_weight((k1, b): (f64, f64), count: f64, length: f64, mean_length: f6
     count / (count + k1 * (1.0 - b + b * length / mean_length.max(1.0)))
 }
 
+const CANDIDATES: usize = 100;
+
 /// How many candidates each of two rankings gives to their fusion.
 pub fn candidates(top_k: usize) -> usize {
-    top_k.max(100)
+    top_k.max(CANDIDATES)
 }
 
 /// Makes one ranking of two, best first; ties go to the earlier chunk. Rankings are pairs of a
 /// chunk's position and its score, best first.
 ///
-/// `hybrid` is the convex combination of scores scaled to 0..1 (Bruch, Gai & Ingber 2023): dense
-/// scores between the lowest and the highest candidate, lexical ones between 0, which is what a
-/// chunk without a common term has, and the highest. `rrf` is reciprocal rank fusion (Cormack,
+/// `hybrid` is the convex combination of scores scaled to 0..1 between the lowest and the highest
+/// candidate (Bruch, Gai & Ingber 2023); where fewer chunks than candidates share a term with the
+/// question, the lowest lexical score is 0, which is what all other chunks have. `rrf` is reciprocal rank fusion (Cormack,
 /// Clarke & Büttcher 2009) with ranks counted from 1.
 pub fn fuse(
     retrieval: &Retrieval,
@@ -208,7 +210,8 @@ pub fn fuse(
             let low = dense.last().map_or(0.0, |(_, score)| *score);
             let scale = scale(low, dense);
             add(dense, &|_, score| dense_weight * scale(score));
-            let scale = self::scale(0.0, lexical);
+            let low = lexical.get(CANDIDATES - 1).map_or(0.0, |(_, score)| *score);
+            let scale = self::scale(low, lexical);
             add(lexical, &|_, score| (1.0 - dense_weight) * scale(score));
         }
         Retrieval::Rrf { k } => {
@@ -225,7 +228,7 @@ pub fn fuse(
 /// Maps `low` to 0 and the best score to 1; equal scores are all best.
 fn scale(low: f64, ranking: &[(u32, f64)]) -> impl Fn(f64) -> f64 {
     let high = ranking.first().map_or(0.0, |(_, score)| *score);
-    move |score| if high > low { (score - low) / (high - low) } else { 1.0 }
+    move |score| if high > low { ((score - low) / (high - low)).max(0.0) } else { 1.0 }
 }
 
 #[cfg(test)]
