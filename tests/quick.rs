@@ -135,6 +135,14 @@ fn the_commands_that_only_tell_do_tell() {
 }
 
 #[test]
+fn the_committed_schema_is_the_program_s_own() {
+    let committed =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../../experiments/experiment.schema.json");
+    let committed = std::fs::read_to_string(committed).unwrap();
+    assert_eq!(Scratch::new().bench(&["schema"]).out, committed, "run `bench schema` again");
+}
+
+#[test]
 fn the_committed_experiments_check() {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
     for entry in std::fs::read_dir(format!("{root}/experiments")).unwrap() {

@@ -686,7 +686,7 @@ mod defaults {
         0.4
     }
     pub(super) fn dense_weight() -> f64 {
-        0.7
+        0.5
     }
     pub(super) fn rrf_k() -> f64 {
         10.0

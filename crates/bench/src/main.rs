@@ -72,6 +72,10 @@ enum Command {
     Report {
         /// A report folder, for example `reports/quickstart`.
         folder: PathBuf,
+        /// Also put the verdicts and first charts into this page, between the lines
+        /// `<!-- bench:begin NAME -->` and `<!-- bench:end -->`.
+        #[arg(long)]
+        splice: Option<PathBuf>,
     },
     /// The models and libraries in the cache.
     Models {
@@ -154,7 +158,13 @@ fn execute(command: Command) -> miette::Result<Exit> {
         }
         Command::Run { run: arguments, dry_run: false } => run(&arguments, false),
         Command::Score { run: arguments } => run(&arguments, true),
-        Command::Report { folder } => output::again(&folder),
+        Command::Report { folder, splice } => {
+            let exit = output::again(&folder)?;
+            if let Some(page) = splice {
+                output::splice(&folder, &page)?;
+            }
+            Ok(exit)
+        }
         Command::Models { command } => models(&command),
         Command::Schema => {
             let text = serde_json::to_string_pretty(&spec::schema()).into_diagnostic()?;

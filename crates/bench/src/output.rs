@@ -71,3 +71,65 @@ pub(crate) fn again(folder: &Path) -> miette::Result<Exit> {
     }
     Ok(if gates.is_empty() { Exit::Done } else { Exit::Gate })
 }
+
+/// Rewrites what stands in `page` between `<!-- bench:begin NAME -->` and `<!-- bench:end -->`, NAME
+/// being the report folder's name: the verdicts and the first chart of every eval set.
+pub(crate) fn splice(folder: &Path, page: &Path) -> miette::Result<()> {
+    let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let report = fs_err::read_to_string(folder.join("report.md")).into_diagnostic()?;
+    let old = fs_err::read_to_string(page).into_diagnostic()?;
+    let begin = format!("<!-- bench:begin {name} -->\n");
+    let new = between(&old, &begin, "<!-- bench:end -->", &excerpt(&report, folder)).ok_or_else(
+        || {
+            miette!(
+                help = format!(
+                    "put these two lines where the report belongs:\n{begin}<!-- bench:end -->"
+                ),
+                "`{}` has no place for report `{name}`",
+                page.display()
+            )
+        },
+    )?;
+    if new != old {
+        write_atomically(page, new.as_bytes()).into_diagnostic()?;
+    }
+    Ok(())
+}
+
+fn between(text: &str, begin: &str, end: &str, content: &str) -> Option<String> {
+    let from = text.find(begin)? + begin.len();
+    let to = text[from..].find(end)? + from;
+    Some(format!("{}{content}{}", &text[..from], &text[to..]))
+}
+
+/// The alert with the verdicts, and the first chart after each set's heading.
+fn excerpt(report: &str, folder: &Path) -> String {
+    let alert = report.lines().skip_while(|line| !line.starts_with("> [!IMPORTANT]"));
+    let mut lines: Vec<String> =
+        alert.take_while(|line| line.starts_with('>')).map(str::to_owned).collect();
+    let mut wants_chart = false;
+    for line in report.lines() {
+        if line.starts_with("## ") {
+            wants_chart = true;
+        } else if wants_chart && line.starts_with("![") {
+            lines.push(String::new());
+            lines.push(line.replace("](", &format!("]({}/", folder.display())));
+            wants_chart = false;
+        }
+    }
+    lines.join("\n") + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_gets_the_verdicts_and_one_chart_a_set() {
+        let report = "# x\n\n> [!IMPORTANT]\n> **a: use rag.**\n\n## a\n\n![f](charts/f.svg)\n\n![g](charts/g.svg)\n";
+        let text = excerpt(report, Path::new("reports/x"));
+        assert_eq!(text, "> [!IMPORTANT]\n> **a: use rag.**\n\n![f](reports/x/charts/f.svg)\n");
+        assert_eq!(between("1<b>old<e>2", "<b>", "<e>", "new").as_deref(), Some("1<b>new<e>2"));
+        assert_eq!(between("nothing", "<b>", "<e>", "new"), None);
+    }
+}
