@@ -121,8 +121,14 @@ impl Tradeoff {
             steps.extend([(x.at(pair[0].x), y.at(pair[0].y)), (x.at(pair[1].x), y.at(pair[0].y))]);
         }
         steps.extend(frontier.last().map(|p| (x.at(p.x), y.at(p.y))));
+        let mut taken: Vec<Taken> = steps
+            .windows(2)
+            .map(|ends| {
+                let [(x0, y0), (x1, y1)] = [ends[0], ends[1]];
+                [x0.min(x1) - 2, y0.min(y1) - 2, x0.max(x1) + 2, y0.max(y1) + 2]
+            })
+            .collect();
         line(area, steps, LIGHT.stroke_width(2))?;
-        let mut taken: Vec<Taken> = Vec::new();
         for point in points {
             let (px, py) = (x.at(point.x), y.at(point.y));
             let (low, high) = (y.at(point.ends[0]), y.at(point.ends[1]));
