@@ -36,7 +36,7 @@ fn mistakes_in_the_yaml_are_placed() {
     check_edit(
         "top_k: 1",
         "topk: 1",
-        &["unknown key `topk`", "did you mean `top_k`?", "x.yaml:19"],
+        &["unknown key `topk`", "did you mean `top_k`?", "x.yaml:16"],
     );
     check_edit("top_k: 1", "top_k: 0", &["`top_k` is 0", "at least 1"]);
     check_edit("top_k: 1", "top_k: many", &["many"]);
@@ -177,12 +177,25 @@ fn a_folder_that_is_no_report_is_named() {
     check(&scratch, &["report", "r"], 2, &["format 99"]);
 }
 
-/// Writing fails when the disk is full; `/dev/full` is a disk that always is.
+/// A limit on the size of files stands in for a disk that fills up in the middle of a run.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_full_disk_is_an_error_and_no_panic() {
+fn a_full_disk_is_an_error_and_loses_nothing() {
     let scratch = Scratch::new();
-    std::fs::create_dir_all(scratch.path().join("runs/x")).unwrap();
-    std::os::unix::fs::symlink("/dev/full", scratch.path().join("runs/x/answers.jsonl")).unwrap();
-    check(&scratch, &["run", "x.yaml"], 3, &["cannot use the run folder"]);
+    let limited = "trap '' XFSZ; ulimit -f 16; exec \"$0\" run x.yaml";
+    let output = std::process::Command::new("bash")
+        .args(["-c", limited, env!("CARGO_BIN_EXE_bench")])
+        .current_dir(scratch.path())
+        .env_remove("RUST_BACKTRACE")
+        .output()
+        .unwrap();
+    let ran = crate::Ran::from(output);
+    assert_eq!(ran.code, Some(3), "{ran:#?}");
+    assert!(ran.err.contains("cannot use the run folder"), "{}", ran.err);
+    assert!(!ran.err.contains("panicked"), "{}", ran.err);
+    let kept = std::fs::read_to_string(scratch.path().join("runs/x/answers.jsonl")).unwrap();
+    let kept = kept.lines().count();
+    assert!(kept > 0 && kept < 90, "{kept}");
+    let ran = scratch.bench(&["run", "x.yaml"]);
+    assert!(ran.out.contains(&format!("({} answered now)", 90 - kept)), "{kept} kept: {ran:#?}");
 }

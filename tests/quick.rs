@@ -139,7 +139,7 @@ fn the_committed_schema_is_the_program_s_own() {
     let committed =
         concat!(env!("CARGO_MANIFEST_DIR"), "/../../experiments/experiment.schema.json");
     let committed = std::fs::read_to_string(committed).unwrap();
-    assert_eq!(Scratch::new().bench(&["schema"]).out, committed, "run `bench schema` again");
+    assert!(Scratch::new().bench(&["schema"]).out == committed, "make it again: `bench schema`");
 }
 
 #[test]
