@@ -38,10 +38,10 @@ fn refused(job: &TrainJob, expected: &str) {
 fn eight_rows_are_learned_by_heart() {
     let fixture = Fixture::new("llama");
     let settings = Finetune {
-        num_epochs: 200,
+        num_epochs: 100,
         lora_r: 16,
         learning_rate: 1e-2,
-        micro_batch_size: 8,
+        micro_batch_size: 4,
         ..settings()
     };
     let mut job = fixture.job("adapter", examples(8), settings);

@@ -18,7 +18,9 @@ pub fn parse(
     text: &str,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Result<(Experiment, Source), Box<SpecError>> {
-    let mut root = match serde_saphyr::from_str::<Tree>(text) {
+    // YAML 1.1 reads `n` and `on` as truth values; a model may be called `n`.
+    let options = serde_saphyr::options! { strict_booleans: true };
+    let mut root = match serde_saphyr::from_str_with_options::<Tree>(text, options) {
         Ok(Tree(node)) => node,
         Err(error) => {
             let problem = Problem {

@@ -137,6 +137,12 @@ fn a_set_without_training_rows_cannot_be_tuned_on() {
 }
 
 #[test]
+fn a_name_that_looks_like_a_truth_value_is_a_name() {
+    let experiment = read(&GOOD.replace("zero", "n")).unwrap();
+    assert_eq!(experiment.compare.baseline, "n");
+}
+
+#[test]
 fn broken_yaml_is_pointed_at() {
     let found = problems("version: 1\nmodels: [\n");
     assert_eq!(found.len(), 1);
