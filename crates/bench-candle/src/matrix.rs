@@ -67,6 +67,7 @@ impl Shared {
 /// A left factor, packed into tiles of rows: `data[tile][k][row in tile]`, padded with zeros.
 #[derive(Default)]
 pub(crate) struct Lhs {
+    kernel: Kernel,
     rows: usize,
     depth: usize,
     tile: usize,
@@ -120,7 +121,7 @@ impl Lhs {
 
     fn shape(&mut self, rows: usize, depth: usize) {
         (self.rows, self.depth) = (rows, depth);
-        self.tile = Kernel::get().tile(rows);
+        self.tile = self.kernel.tile(rows);
         self.data.resize(rows.div_ceil(self.tile) * self.tile * depth, 0.0);
     }
 }
@@ -189,7 +190,7 @@ pub(crate) fn product(
     stride: usize,
     into: Into,
 ) {
-    let kernel = Kernel::get();
+    let kernel = terms[0].lhs.kernel;
     let rows = terms[0].lhs.rows;
     check(terms, out.len(), columns, stride);
     let tiles = rows.div_ceil(terms[0].lhs.tile);
@@ -222,7 +223,7 @@ pub(crate) fn product_here(
     stride: usize,
     into: Into,
 ) {
-    let kernel = Kernel::get();
+    let kernel = terms[0].lhs.kernel;
     check(terms, out.len(), columns, stride);
     let tiles = terms[0].lhs.rows.div_ceil(terms[0].lhs.tile);
     let panels = columns.div_ceil(kernel.width());
@@ -238,7 +239,7 @@ fn check(terms: &[Term<'_>], len: usize, columns: usize, stride: usize) {
     let rows = terms[0].lhs.rows;
     assert!(columns <= stride && (rows == 0 || (rows - 1) * stride + columns <= len));
     for term in terms {
-        assert!(term.lhs.rows == rows && term.lhs.tile == terms[0].lhs.tile);
+        assert!(term.lhs.rows == rows && term.lhs.kernel == terms[0].lhs.kernel);
         assert!(term.from + term.depth <= term.lhs.depth && term.depth > 0);
         let (len, needed) = match term.rhs {
             Rhs::Rows { data, stride } => (data.len(), (term.depth - 1) * stride + columns),
@@ -340,3 +341,6 @@ fn run(
         }
     });
 }
+
+#[cfg(test)]
+mod tests;

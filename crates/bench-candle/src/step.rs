@@ -9,7 +9,7 @@ use crate::{
     adapter::{Group, GroupPlace, Layout},
     data::Batch,
     matrix::{Into, Lhs, Rhs, Term, product},
-    model::{Layer, Model, Projection},
+    model::{Config, Layer, Model, Projection},
     ops::{
         attention::{Heads, attention, attention_backward},
         loss::{self, Prediction, predict},
@@ -194,9 +194,9 @@ impl<'a> Engine<'a> {
         let (layer, heads, n) = (&self.model.layers[index], self.heads(), batch.tokens.len());
         let (act, buffers) = (&mut self.activations[slot], &mut self.buffers);
         let (hidden, inner) = (config.hidden, config.intermediate);
-        let pass = Pass { index, layer, adapter, batch, n };
+        let pass = Pass { index, config, layer, adapter, batch, n };
 
-        let normed = resized(&mut buffers.a, n * hidden);
+        let normed = room(&mut buffers.a, n * hidden);
         norm(input, &layer.attention_norm, config.norm_epsilon, normed);
         resized(&mut act.qkv, n * config.qkv());
         pass.group(
@@ -252,7 +252,7 @@ impl<'a> Engine<'a> {
             2 * inner,
             Into::Set,
         );
-        let value = resized(&mut buffers.wide, n * inner);
+        let value = room(&mut buffers.wide, n * inner);
         swiglu(&act.gate_up, inner, value);
         output.clear();
         output.extend_from_slice(&act.middle);
@@ -286,26 +286,29 @@ impl<'a> Engine<'a> {
         let (layer, heads, n) = (&self.model.layers[index], self.heads(), batch.tokens.len());
         let (act, buffers) = (&mut self.activations[slot], &mut self.buffers);
         let (hidden, inner, epsilon) = (config.hidden, config.intermediate, config.norm_epsilon);
-        let pass = Pass { index, layer, adapter: Some(adapter), batch, n };
+        let pass = Pass { index, config, layer, adapter: Some(adapter), batch, n };
         let Buffers { lhs, low_lhs, a, b, wide, wider, low, small, dropped } = buffers;
         let mut back = Back { pass, lhs, low_lhs, low, small, dropped, gradient };
 
-        let d_value = resized(wide, n * inner);
-        back.inputs(Group::Down, d, hidden, &act.low[3], d_value, inner);
-        let d_gate_up = resized(wider, n * 2 * inner);
+        let d_value = room(wide, n * inner);
+        back.b(Group::Down, d, hidden, &act.low[3]);
+        back.inputs(Group::Down, d_value, inner);
+        let d_gate_up = room(wider, n * 2 * inner);
         swiglu_backward(&act.gate_up, inner, d_value, d_gate_up);
         back.a(Group::Down, d_value, inner);
 
-        let (d_normed, normed) = (resized(a, n * hidden), resized(b, n * hidden));
-        back.inputs(Group::GateUp, d_gate_up, 2 * inner, &act.low[2], d_normed, hidden);
+        let (d_normed, normed) = (room(a, n * hidden), room(b, n * hidden));
+        back.b(Group::GateUp, d_gate_up, 2 * inner, &act.low[2]);
+        back.inputs(Group::GateUp, d_normed, hidden);
         norm(&act.middle, &layer.mlp_norm, epsilon, normed);
         back.a(Group::GateUp, normed, hidden);
         norm_backward(d_normed, &act.middle, &layer.mlp_norm, epsilon, d);
 
-        let d_attended = resized(wide, n * config.query());
-        back.inputs(Group::Output, d, hidden, &act.low[1], d_attended, config.query());
+        let d_attended = room(wide, n * config.query());
+        back.b(Group::Output, d, hidden, &act.low[1]);
+        back.inputs(Group::Output, d_attended, config.query());
         back.a(Group::Output, &act.attended, config.query());
-        let d_qkv = resized(wider, n * config.qkv());
+        let d_qkv = room(wider, n * config.qkv());
         attention_backward(
             &act.qkv,
             &batch.segments,
@@ -322,9 +325,14 @@ impl<'a> Engine<'a> {
                 norm_heads_backward(d_qkv, &act.raw, config.qkv(), from, heads, w, epsilon);
             }
         }
-        back.inputs(Group::Attention, d_qkv, config.qkv(), &act.low[0], d_normed, hidden);
+        back.b(Group::Attention, d_qkv, config.qkv(), &act.low[0]);
         norm(input, &layer.attention_norm, epsilon, normed);
         back.a(Group::Attention, normed, hidden);
+        if index == 0 {
+            // Nothing below the first layer learns.
+            return;
+        }
+        back.inputs(Group::Attention, d_normed, hidden);
         norm_backward(d_normed, input, &layer.attention_norm, epsilon, d);
     }
 }
@@ -333,6 +341,7 @@ impl<'a> Engine<'a> {
 #[derive(Clone, Copy)]
 struct Pass<'a> {
     index: usize,
+    config: &'a Config,
     layer: &'a Layer,
     adapter: Option<Adapter<'a>>,
     batch: &'a Batch,
@@ -345,6 +354,11 @@ impl<'a> Pass<'a> {
         let adapter = self.adapter?;
         let place = adapter.layout.group(self.index, group);
         (!place.members.is_empty()).then_some((adapter, place))
+    }
+
+    /// Columns of a projection's result.
+    fn columns(&self, projection: Projection) -> usize {
+        projection.shape(self.config).0
     }
 
     /// The linear layers of a group over one input, their results side by side in `out`.
@@ -392,7 +406,7 @@ impl<'a> Pass<'a> {
         let mut column = 0;
         for projection in group.projections() {
             let linear = self.layer.linear(*projection);
-            let columns = linear.weight.len() / size;
+            let columns = self.columns(*projection);
             let weight = Rhs::Columns { data: &linear.weight, stride: size };
             let mut terms = vec![Term::whole(lhs, weight)];
             if let Some((adapter, place)) = self.place(group) {
@@ -462,51 +476,33 @@ struct Back<'a, 'b> {
 }
 
 impl Back<'_, '_> {
-    /// `d_input` gets the derivative to the group's input, the gradient that to B. Leaves the
-    /// derivative to the inputs of B in `self.low`, for [`Self::a`].
-    fn inputs(
-        &mut self,
-        group: Group,
-        d: &[f32],
-        stride: usize,
-        low: &[f32],
-        d_input: &mut [f32],
-        size: usize,
-    ) {
+    /// Takes up `d`, the derivative to the group's result in rows of `stride`, and adds the
+    /// derivative to B. `low` are the inputs of B; the derivative to them stays in `self.low`.
+    fn b(&mut self, group: Group, d: &[f32], stride: usize, low: &[f32]) {
         let n = self.pass.n;
         self.lhs.pack(d, n, stride, stride);
-        let mut terms = Vec::with_capacity(4);
-        let mut column = 0;
-        let mut columns = Vec::with_capacity(3);
-        for projection in group.projections() {
-            let weight = &self.pass.layer.linear(*projection).weight;
-            let depth = weight.len() / size;
-            let rhs = Rhs::Rows { data: weight, stride: size };
-            terms.push(Term { lhs: self.lhs, from: column, depth, rhs });
-            columns.push((*projection, column, depth));
-            column += depth;
-        }
-        let Some((adapter, place)) = self.pass.place(group) else {
-            product(&terms, d_input, size, size, Into::Set);
-            return;
-        };
+        let Some((adapter, place)) = self.pass.place(group) else { return };
         let rank = adapter.layout.rank;
         let width = place.members.len() * rank;
-        let d_low = resized(self.low, n * width);
-        for (i, (projection, b)) in place.members.iter().enumerate() {
-            let Some((_, from, depth)) = columns.iter().copied().find(|c| c.0 == *projection)
-            else {
+        let d_low = room(self.low, n * width);
+        let mut column = 0;
+        for projection in group.projections() {
+            let from = column;
+            column += self.pass.columns(*projection);
+            let depth = column - from;
+            let Some(i) = place.members.iter().position(|member| member.0 == *projection) else {
                 continue;
             };
+            let b = place.members[i].1.clone();
             let rhs = Rhs::Rows { data: &adapter.parameters[b.clone()], stride: rank };
             let term = Term { lhs: self.lhs, from, depth, rhs };
             product(&[term], &mut d_low[i * rank..], rank, width, Into::Set);
             // The derivative to B, transposed: few long rows.
             self.low_lhs.pack_transposed(&low[i * rank..], rank, n, width);
             let rhs = Rhs::Rows { data: &d[from..], stride };
-            let small = resized(self.small, rank * depth);
+            let small = room(self.small, rank * depth);
             product(&[Term::whole(self.low_lhs, rhs)], small, depth, depth, Into::Set);
-            for (column, gradient) in self.gradient[b.clone()].chunks_exact_mut(rank).enumerate() {
+            for (column, gradient) in self.gradient[b].chunks_exact_mut(rank).enumerate() {
                 for (r, gradient) in gradient.iter_mut().enumerate() {
                     *gradient += small[r * depth + column];
                 }
@@ -516,21 +512,39 @@ impl Back<'_, '_> {
         for value in d_low.iter_mut() {
             *value *= scale;
         }
+    }
+
+    /// `d_input` gets the derivative to the group's input, after [`Self::b`].
+    fn inputs(&mut self, group: Group, d_input: &mut [f32], size: usize) {
+        let n = self.pass.n;
+        let mut terms = Vec::with_capacity(4);
+        let mut from = 0;
+        for projection in group.projections() {
+            let depth = self.pass.columns(*projection);
+            let weight = &self.pass.layer.linear(*projection).weight;
+            let rhs = Rhs::Rows { data: weight, stride: size };
+            terms.push(Term { lhs: self.lhs, from, depth, rhs });
+            from += depth;
+        }
+        let Some((adapter, place)) = self.pass.place(group) else {
+            return product(&terms, d_input, size, size, Into::Set);
+        };
+        let rank = adapter.layout.rank;
+        let width = place.members.len() * rank;
         let a = &adapter.parameters[place.a.clone()];
-        self.low_lhs.pack(d_low, n, width, width);
-        if let Some(dropout) = adapter.dropout {
-            product(&terms, d_input, size, size, Into::Set);
-            for (i, (projection, _)) in place.members.iter().enumerate() {
-                let rhs = Rhs::Rows { data: &a[i * rank * size..], stride: size };
-                let term = Term { lhs: self.low_lhs, from: i * rank, depth: rank, rhs };
-                let part = resized(self.dropped, n * size);
-                product(&[term], part, size, size, Into::Set);
-                self.pass.silence(dropout, *projection, size, part);
-                d_input.iter_mut().zip(part).for_each(|(d, part)| *d += *part);
-            }
-        } else {
+        self.low_lhs.pack(self.low, n, width, width);
+        let Some(dropout) = adapter.dropout else {
             terms.push(Term::whole(self.low_lhs, Rhs::Rows { data: a, stride: size }));
-            product(&terms, d_input, size, size, Into::Set);
+            return product(&terms, d_input, size, size, Into::Set);
+        };
+        product(&terms, d_input, size, size, Into::Set);
+        for (i, (projection, _)) in place.members.iter().enumerate() {
+            let rhs = Rhs::Rows { data: &a[i * rank * size..], stride: size };
+            let term = Term { lhs: self.low_lhs, from: i * rank, depth: rank, rhs };
+            let part = room(self.dropped, n * size);
+            product(&[term], part, size, size, Into::Set);
+            self.pass.silence(dropout, *projection, size, part);
+            d_input.iter_mut().zip(part).for_each(|(d, part)| *d += *part);
         }
     }
 
@@ -559,6 +573,14 @@ impl Back<'_, '_> {
 fn resized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     buffer.resize(len, 0.0);
     buffer
+}
+
+/// The first part of a buffer that never shrinks, with whatever it holds.
+fn room(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    if buffer.len() < len {
+        buffer.resize(len, 0.0);
+    }
+    &mut buffer[..len]
 }
 
 /// A number that looks random and depends on every bit (Steele et al. 2014, `SplitMix64`).

@@ -20,19 +20,27 @@ pub(crate) enum Kernel {
     Portable,
 }
 
+impl Default for Kernel {
+    fn default() -> Self {
+        Self::available()[0]
+    }
+}
+
 impl Kernel {
-    /// The fastest that this processor runs.
-    pub(crate) fn get() -> Self {
+    /// All that this processor runs, the fastest first.
+    pub(super) fn available() -> Vec<Self> {
+        let mut kernels = Vec::with_capacity(3);
         #[cfg(target_arch = "x86_64")]
         {
             if is_x86_feature_detected!("avx512f") {
-                return Self::Avx512;
+                kernels.push(Self::Avx512);
             }
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                return Self::Avx2;
+                kernels.push(Self::Avx2);
             }
         }
-        Self::Portable
+        kernels.push(Self::Portable);
+        kernels
     }
 
     /// Columns of a panel.
