@@ -1,6 +1,8 @@
 //! What a user sees: the `bench` binary, run in a scratch directory with the scripted backend. No
 //! network, no model.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
+
 mod architecture;
 mod bad_input;
 mod crash;
