@@ -128,14 +128,11 @@ impl Backends for Real {
     fn counter(&self, model: &ResolvedModel) -> Result<Option<Arc<dyn Counter>>, BackendError> {
         let Place::Local(folder) = &model.place else { return Ok(None) };
         let Ok(mut counters) = self.counters.lock() else { return Ok(None) };
-        let counter = match counters.get(&folder.digest) {
-            Some(counter) => Arc::clone(counter),
-            None => {
-                let counter = Arc::new(PromptCounter::open(&folder.path)?);
-                counters.insert(folder.digest.clone(), Arc::clone(&counter));
-                counter
-            }
-        };
+        if !counters.contains_key(&folder.digest) {
+            let opened = Arc::new(PromptCounter::open(&folder.path)?);
+            counters.insert(folder.digest.clone(), opened);
+        }
+        let counter = Arc::clone(&counters[&folder.digest]);
         Ok(Some(Arc::new(Local(counter))))
     }
 

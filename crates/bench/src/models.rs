@@ -80,35 +80,9 @@ impl Cache {
         let staging = parent.join(format!(".{name}.{}.part", std::process::id()));
         fs_err::remove_dir_all(&staging).ok();
         fs_err::create_dir_all(&staging).map_err(fatal)?;
-        let pulled = self.pull_into(entry, &staging, &folder, progress);
+        let pulled = pull_into(entry, &staging, &folder, progress);
         fs_err::remove_dir_all(&staging).ok();
         pulled.map(|()| folder)
-    }
-
-    fn pull_into(
-        &self,
-        entry: &Entry,
-        staging: &Path,
-        folder: &Path,
-        progress: &dyn Progress,
-    ) -> Result<(), BackendError> {
-        for asset in entry.files {
-            fetch(asset, &staging.join(asset.file), staging, entry.name, progress)?;
-        }
-        match entry.kind {
-            Kind::Model => {
-                let gguf = staging.join(entry.files[0].file);
-                import(&gguf, folder, entry.name, progress).map(|_| ())
-            }
-            Kind::Embedder | Kind::Library => {
-                fs_err::create_dir_all(folder).map_err(fatal)?;
-                for asset in entry.files {
-                    fs_err::rename(staging.join(asset.file), folder.join(asset.file))
-                        .map_err(fatal)?;
-                }
-                Ok(())
-            }
-        }
     }
 
     /// A GGUF file of the user's, imported once.
@@ -208,6 +182,30 @@ impl Cache {
         fs_err::remove_dir_all(staging.join(".cache")).ok();
         fs_err::rename(&staging, &folder).map_err(fatal)?;
         Ok(folder)
+    }
+}
+
+fn pull_into(
+    entry: &Entry,
+    staging: &Path,
+    folder: &Path,
+    progress: &dyn Progress,
+) -> Result<(), BackendError> {
+    for asset in entry.files {
+        fetch(asset, &staging.join(asset.file), staging, entry.name, progress)?;
+    }
+    match entry.kind {
+        Kind::Model => {
+            let gguf = staging.join(entry.files[0].file);
+            import(&gguf, folder, entry.name, progress).map(|_| ())
+        }
+        Kind::Embedder | Kind::Library => {
+            fs_err::create_dir_all(folder).map_err(fatal)?;
+            for asset in entry.files {
+                fs_err::rename(staging.join(asset.file), folder.join(asset.file)).map_err(fatal)?;
+            }
+            Ok(())
+        }
     }
 }
 

@@ -51,7 +51,7 @@ impl Progress for Terminal {
             .unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = bars.add(ProgressBar::new(total).with_style(style).with_message(title.clone()));
         bar.enable_steady_tick(Duration::from_millis(250));
-        Box::new(Bar { bar, title, bars: bars.clone() })
+        Box::new(Bar { shown: bar, title, bars: bars.clone() })
     }
 
     fn say(&self, line: &str) {
@@ -65,26 +65,26 @@ impl Progress for Terminal {
 }
 
 struct Bar {
-    bar: ProgressBar,
+    shown: ProgressBar,
     title: String,
     bars: MultiProgress,
 }
 
 impl Task for Bar {
     fn advance(&self, done: u64, note: &str) {
-        self.bar.set_position(done);
-        self.bar.set_prefix(note.to_owned());
+        self.shown.set_position(done);
+        self.shown.set_prefix(note.to_owned());
     }
 }
 
 impl Drop for Bar {
     fn drop(&mut self) {
-        let note = self.bar.prefix();
+        let note = self.shown.prefix();
         let note = if note.is_empty() { String::new() } else { format!(", {note}") };
-        let took = self.bar.elapsed().as_secs_f64();
-        self.bar.finish_and_clear();
+        let took = self.shown.elapsed().as_secs_f64();
+        self.shown.finish_and_clear();
         self.bars
-            .println(format!("{}: {} in {took:.1} s{note}", self.title, self.bar.position()))
+            .println(format!("{}: {} in {took:.1} s{note}", self.title, self.shown.position()))
             .ok();
     }
 }
