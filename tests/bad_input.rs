@@ -51,7 +51,11 @@ fn mistakes_in_the_yaml_are_placed() {
     check_edit("models:", "models: [", &["YAML"]);
     check_edit("judge: { model: j", "judge: { model: m", &["the judge is the model of arm"]);
     check_edit("Grade 1: right. Grade 0: wrong.", "be fair", &["does not say what grade"]);
-    check_edit("path: eval.jsonl", "path: '${NOT_SET_ANYWHERE}'", &["`NOT_SET_ANYWHERE` is not set"]);
+    check_edit(
+        "path: eval.jsonl",
+        "path: '${NOT_SET_ANYWHERE}'",
+        &["`NOT_SET_ANYWHERE` is not set"],
+    );
 }
 
 #[test]
