@@ -4,7 +4,7 @@
 //! projections of a layer that read the same input form a group, and the A matrices of a group lie
 //! one after the other: one product serves them all.
 
-use std::{collections::BTreeMap, ops::Range, path::Path};
+use std::{ops::Range, path::Path};
 
 use bench_core::spec::Finetune;
 use fs_err as fs;
@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::error::TrainError;
 use crate::model::{Config, Projection, Weight, Weights};
+use crate::tensor_file;
 
 /// The file with the numbers.
 pub(crate) const WEIGHTS: &str = "adapter_model.safetensors";
@@ -149,35 +150,23 @@ impl Layout {
         parameters
     }
 
-    /// The files of an adapter, by name.
-    pub(crate) fn files(
+    /// Writes the adapter's files into `folder`.
+    pub(crate) fn write(
         &self,
         config: &Config,
         parameters: &[f32],
         base: &str,
         dropout: f64,
-    ) -> Result<BTreeMap<&'static str, Vec<u8>>, TrainError> {
-        let tensors = self.tensors(config);
-        let views = tensors
-            .into_iter()
-            .map(|(name, place, shape)| (name, bytes(&parameters[place]), shape));
-        let mut header = serde_json::Map::new();
-        header.insert("__metadata__".into(), json!({"format": "pt"}));
-        let mut body = Vec::new();
-        for (name, bytes, shape) in views {
-            let place = [body.len(), body.len() + bytes.len()];
-            header.insert(name, json!({"dtype": "F32", "shape": shape, "data_offsets": place}));
-            body.extend_from_slice(&bytes);
-        }
-        let mut text = serde_json::to_vec(&header).map_err(std::io::Error::from)?;
-        text.resize(text.len().next_multiple_of(8), b' ');
-        let mut file = (text.len() as u64).to_le_bytes().to_vec();
-        file.append(&mut text);
-        file.append(&mut body);
-        let mut text =
-            serde_json::to_vec_pretty(&self.config(base, dropout)).map_err(std::io::Error::from)?;
-        text.push(b'\n');
-        Ok(BTreeMap::from([(WEIGHTS, file), (CONFIG, text)]))
+        folder: &Path,
+    ) -> Result<(), TrainError> {
+        let tensors = self.tensors(config).into_iter();
+        let tensors: Vec<_> = tensors
+            .map(|(name, place, shape)| (name, shape.to_vec(), &parameters[place]))
+            .collect();
+        tensor_file::write(&folder.join(WEIGHTS), &json!({"format": "pt"}), &tensors)?;
+        let text = serde_json::to_string_pretty(&self.config(base, dropout));
+        let text = text.map_err(std::io::Error::from)?;
+        Ok(fs::write(folder.join(CONFIG), text + "\n")?)
     }
 
     /// PEFT's `LoraConfig`.
@@ -272,9 +261,4 @@ fn targets(names: &[String]) -> Result<Vec<Projection>, TrainError> {
         return Err(TrainError::UnknownModule { name: name.clone(), known });
     }
     Ok(Projection::ALL.into_iter().filter(|p| names.iter().any(|name| name == p.name())).collect())
-}
-
-/// The numbers as a file has them.
-pub(crate) fn bytes(numbers: &[f32]) -> Vec<u8> {
-    numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
 }

@@ -3,17 +3,17 @@
 //! Everything random in a run follows from its seed and the step's number, so the step is all the
 //! state that chance has.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use bench_core::backend::TrainStep;
 use fs_err as fs;
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
-use crate::adapter::bytes;
 use crate::error::TrainError;
 use crate::optimizer::AdamW;
+use crate::tensor_file;
 
 /// A run between two steps.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,23 +46,14 @@ fn path(folder: &Path) -> PathBuf {
 /// Replaces the checkpoint in `folder`.
 pub(crate) fn save(folder: &Path, key: &str, state: &State) -> Result<(), TrainError> {
     let progress = serde_json::to_string(&state.progress).map_err(std::io::Error::from)?;
-    let metadata = HashMap::from([("key".into(), key.into()), ("progress".into(), progress)]);
+    let metadata = json!({"key": key, "progress": progress});
     let State { parameters, optimizer, .. } = state;
-    let numbers = [
-        ("parameters", bytes(parameters)),
-        ("first", bytes(&optimizer.first)),
-        ("second", bytes(&optimizer.second)),
-    ];
-    let views = numbers.iter().map(|(name, bytes)| {
-        TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes).map(|view| (*name, view))
-    });
-    let file = views
-        .collect::<Result<Vec<_>, _>>()
-        .and_then(|views| safetensors::serialize(views, Some(metadata)))
-        .map_err(std::io::Error::other)?;
+    let numbers =
+        [("parameters", parameters), ("first", &optimizer.first), ("second", &optimizer.second)];
+    let tensors =
+        numbers.map(|(name, numbers)| (name.to_owned(), vec![numbers.len()], numbers.as_slice()));
     let temporary = folder.join("checkpoint.new");
-    fs::write(&temporary, file)?;
-    fs::File::open(&temporary)?.sync_all()?;
+    tensor_file::write(&temporary, &metadata, &tensors)?;
     fs::rename(temporary, path(folder))?;
     Ok(())
 }

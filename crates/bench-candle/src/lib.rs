@@ -18,6 +18,7 @@ mod model;
 mod ops;
 mod optimizer;
 mod step;
+mod tensor_file;
 mod trainer;
 
 pub use error::TrainError;

@@ -1,16 +1,16 @@
 //! Folds an adapter into its base: `W + alpha / r * B · A`.
 
 use std::ffi::OsString;
-use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use fs_err as fs;
 use serde_json::{Value, json};
 
-use crate::adapter::{Group, Layout, bytes};
+use crate::adapter::{Group, Layout};
 use crate::error::TrainError;
 use crate::matrix::{Into, Lhs, Rhs, Term, product};
 use crate::model::Model;
+use crate::tensor_file;
 
 /// The files besides weights that a model folder has.
 const OTHERS: [&str; 6] = [
@@ -63,26 +63,9 @@ pub fn merge(base: &Path, adapter: &Path, output: &Path) -> Result<(), TrainErro
             fs::copy(base.join(name), partial.join(name))?;
         }
     }
-    let mut file = BufWriter::new(fs::File::create(partial.join("model.safetensors"))?);
-    let tensors = model.tensors();
-    let mut header = serde_json::Map::from_iter([("__metadata__".into(), json!({"format": "pt"}))]);
-    let mut start = 0;
-    for (name, shape, weight) in &tensors {
-        let end = start + 4 * weight.len();
-        let entry = json!({"dtype": "F32", "shape": shape, "data_offsets": [start, end]});
-        header.insert(name.clone(), entry);
-        start = end;
-    }
-    let mut text = serde_json::to_vec(&header).map_err(std::io::Error::from)?;
-    text.resize(text.len().next_multiple_of(8), b' ');
-    file.write_all(&(text.len() as u64).to_le_bytes())?;
-    file.write_all(&text)?;
-    for (_, _, weight) in &tensors {
-        for part in weight.chunks(1 << 20) {
-            file.write_all(&bytes(part))?;
-        }
-    }
-    file.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()?;
+    let tensors: Vec<_> =
+        model.tensors().into_iter().map(|(name, shape, weight)| (name, shape, &**weight)).collect();
+    tensor_file::write(&partial.join("model.safetensors"), &json!({"format": "pt"}), &tensors)?;
     fs::rename(partial, output)?;
     Ok(())
 }

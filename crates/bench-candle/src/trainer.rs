@@ -360,9 +360,7 @@ impl CandleTrainer {
         let base = job.base.path.display().to_string();
         let config = &plan.model.config;
         let dropout = job.settings.lora_dropout;
-        for (name, bytes) in plan.layout.files(config, &state.parameters, &base, dropout)? {
-            fs::write(folder.join(name), bytes)?;
-        }
+        plan.layout.write(config, &state.parameters, &base, dropout, &folder)?;
         let outcome = TrainOutcome {
             adapter: job.output.clone(),
             digest: digest(&folder)?,

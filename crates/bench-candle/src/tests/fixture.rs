@@ -10,8 +10,8 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 
-use crate::adapter::bytes;
 use crate::model::{Config, Projection};
+use crate::tensor_file;
 
 /// Bytes, the two special tokens, and padding.
 pub(crate) const VOCABULARY: usize = 264;
@@ -159,21 +159,18 @@ fn write_model(folder: &Path, model_type: &str) {
 /// Random numbers around 0, or around 1 for norms.
 fn write_tensors(path: &Path, shapes: &[(String, Vec<usize>)], seed: u64) {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
-    let (mut header, mut body) = (serde_json::Map::new(), Vec::new());
-    for (name, shape) in shapes {
-        let centre = if name.contains("norm") { 1.0 } else { 0.0 };
-        let values: Vec<f32> = (0..shape.iter().product::<usize>())
-            .map(|_| centre + random.random_range(-0.4f32..0.4))
-            .collect();
-        let from = body.len();
-        body.extend(bytes(&values));
-        let entry = json!({"dtype": "F32", "shape": shape, "data_offsets": [from, body.len()]});
-        header.insert(name.clone(), entry);
-    }
-    let mut text = serde_json::to_vec(&header).unwrap();
-    text.resize(text.len().next_multiple_of(8), b' ');
-    let mut file = (text.len() as u64).to_le_bytes().to_vec();
-    file.append(&mut text);
-    file.append(&mut body);
-    fs::write(path, file).unwrap();
+    let numbers: Vec<Vec<f32>> = shapes
+        .iter()
+        .map(|(name, shape)| {
+            let centre = if name.contains("norm") { 1.0 } else { 0.0 };
+            let n = shape.iter().product::<usize>();
+            (0..n).map(|_| centre + random.random_range(-0.4f32..0.4)).collect()
+        })
+        .collect();
+    let tensors: Vec<_> = shapes
+        .iter()
+        .zip(&numbers)
+        .map(|((name, shape), numbers)| (name.clone(), shape.clone(), numbers.as_slice()))
+        .collect();
+    tensor_file::write(path, &json!({}), &tensors).unwrap();
 }
