@@ -14,12 +14,14 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
-use kernel::{Kernel, MAX_TILE, MAX_WIDTH};
+use kernel::{Kernel, MAX_TILE, MAX_WIDTH, Part};
 
 /// Columns a job works on at a time, in panels of the kernel's width.
 const PANELS: usize = 4;
 /// Longest stretch of the summed dimension that is packed at a time.
 const DEPTH: usize = 768;
+/// Most parts that share a pass over the result.
+const MOST_PARTS: usize = 4;
 /// A right factor with contiguous rows is read in place when no more rows than this use it.
 const DIRECT_ROWS: usize = 48;
 
@@ -64,7 +66,8 @@ impl Shared {
     }
 }
 
-/// A left factor, packed into tiles of rows: `data[tile][k][row in tile]`, padded with zeros.
+/// A left factor, packed into tiles of rows: `data[tile][k][row in tile]`. The last tile may have fewer
+/// rows than the others; zeros fill what is missing of it.
 #[derive(Default)]
 pub(crate) struct Lhs {
     kernel: Kernel,
@@ -78,11 +81,17 @@ impl Lhs {
     /// Packs a row-major matrix of `rows` rows of `depth` elements that lie `stride` apart.
     pub(crate) fn pack(&mut self, source: &[f32], rows: usize, depth: usize, stride: usize) {
         self.shape(rows, depth);
-        let tile = self.tile;
+        let (kernel, tile) = (self.kernel, self.tile);
         self.data.par_chunks_mut(tile * depth).enumerate().for_each(|(index, out)| {
-            pack_tile(out, tile, depth, rows - index * tile, |row| {
-                &source[(index * tile + row) * stride..][..depth]
-            });
+            let (size, rows) = (out.len() / depth, rows - index * tile);
+            kernel.pack_tile(
+                out,
+                size,
+                rows.min(size),
+                depth,
+                stride,
+                &source[index * tile * stride..],
+            );
         });
     }
 
@@ -96,7 +105,8 @@ impl Lhs {
         self.shape(rows, depth);
         let tile = self.tile;
         for (index, out) in self.data.chunks_mut(tile * depth).enumerate() {
-            pack_tile(out, tile, depth, rows - index * tile, |i| row(index * tile + i));
+            let size = out.len() / depth;
+            pack_tile(out, size, depth, rows - index * tile, |i| row(index * tile + i));
         }
     }
 
@@ -112,7 +122,8 @@ impl Lhs {
         let tile = self.tile;
         for (index, out) in self.data.chunks_mut(tile * depth).enumerate() {
             let n = tile.min(rows - index * tile);
-            for (k, out) in out.chunks_exact_mut(tile).enumerate() {
+            let size = out.len() / depth;
+            for (k, out) in out.chunks_exact_mut(size).enumerate() {
                 out[..n].copy_from_slice(&source[k * stride + index * tile..][..n]);
                 out[n..].fill(0.0);
             }
@@ -121,8 +132,19 @@ impl Lhs {
 
     fn shape(&mut self, rows: usize, depth: usize) {
         (self.rows, self.depth) = (rows, depth);
-        self.tile = self.kernel.tile(rows);
-        self.data.resize(rows.div_ceil(self.tile) * self.tile * depth, 0.0);
+        self.tile = self.kernel.tile();
+        let last = match rows % self.tile {
+            0 => 0,
+            rest => self.kernel.last_tile(rest),
+        };
+        self.data.resize((rows / self.tile * self.tile + last) * depth, 0.0);
+    }
+
+    /// The packed elements `from..from + depth` of a tile, and how many rows they are of.
+    fn tile(&self, index: usize, from: usize, depth: usize) -> (&[f32], usize) {
+        let start = index * self.tile * self.depth;
+        let size = self.tile.min((self.data.len() - start) / self.depth);
+        (&self.data[start + from * size..][..depth * size], size)
     }
 }
 
@@ -249,6 +271,36 @@ fn check(terms: &[Term<'_>], len: usize, columns: usize, stride: usize) {
     }
 }
 
+/// Parts of the summed dimension that fit into the second cache as panels: ranges of terms, each cut
+/// where it is too long. What is left of one term shares a pass over the result with the next, so that
+/// an adapter beside a weight costs no pass of its own.
+fn passes<'a>(terms: &[Term<'a>]) -> Vec<Vec<Term<'a>>> {
+    let mut passes: Vec<Vec<Term<'a>>> = Vec::new();
+    let mut room = 0;
+    for term in terms {
+        let block = term.depth.div_ceil(term.depth.div_ceil(DEPTH));
+        for k in (0..term.depth).step_by(block) {
+            let depth = block.min(term.depth - k);
+            let rhs = match term.rhs {
+                Rhs::Rows { data, stride } => Rhs::Rows { data: &data[k * stride..], stride },
+                Rhs::Columns { data, stride } => Rhs::Columns { data: &data[k..], stride },
+            };
+            let part = Term { lhs: term.lhs, from: term.from + k, depth, rhs };
+            match passes.last_mut() {
+                Some(last) if depth <= room && last.len() < MOST_PARTS => {
+                    last.push(part);
+                    room -= depth;
+                }
+                _ => {
+                    passes.push(vec![part]);
+                    room = (DEPTH + DEPTH / 4).saturating_sub(depth);
+                }
+            }
+        }
+    }
+    passes
+}
+
 #[expect(clippy::too_many_arguments, reason = "one block of the loop nest")]
 #[expect(unsafe_code, reason = "the kernels read packed panels and write tiles by pointer")]
 fn run(
@@ -263,81 +315,75 @@ fn run(
 ) {
     let width = kernel.width();
     let (rows, tile) = (terms[0].lhs.rows, terms[0].lhs.tile);
+    let whole_panels = panels.end * width <= columns;
     PANEL_BUFFER.with_borrow_mut(|buffer| {
         let mut add = into == Into::Add;
-        for term in terms {
-            let blocks = term.depth.div_ceil(DEPTH);
-            let block = term.depth.div_ceil(blocks);
-            for k in (0..term.depth).step_by(block) {
-                let depth = block.min(term.depth - k);
-                let direct = match term.rhs {
-                    Rhs::Rows { data, stride }
-                        if rows <= DIRECT_ROWS && panels.end * width <= columns =>
-                    {
-                        Some((&data[k * stride..], stride))
+        for pass in passes(terms) {
+            let depth: usize = pass.iter().map(|term| term.depth).sum();
+            let direct = |term: &Term<'_>| {
+                matches!(term.rhs, Rhs::Rows { .. }) && rows <= DIRECT_ROWS && whole_panels
+            };
+            if buffer.len() < panels.len() * width * depth {
+                buffer.resize(panels.len() * width * depth, 0.0);
+            }
+            for (panel, out) in panels.clone().zip(buffer.chunks_exact_mut(width * depth)) {
+                let n = width.min(columns - panel * width);
+                let mut out = out;
+                for term in &pass {
+                    let (here, rest) = out.split_at_mut(width * term.depth);
+                    out = rest;
+                    if !direct(term) {
+                        kernel.pack_panel(term.rhs, 0, term.depth, panel * width, n, here);
                     }
-                    _ => {
-                        buffer.resize(panels.len() * width * depth, 0.0);
-                        for (panel, out) in
-                            panels.clone().zip(buffer.chunks_exact_mut(width * depth))
-                        {
-                            let n = width.min(columns - panel * width);
-                            kernel.pack_panel(term.rhs, k, depth, panel * width, n, out);
-                        }
-                        None
-                    }
-                };
-                for index in tiles.clone() {
-                    let lhs = &term.lhs.data[(index * term.lhs.depth + term.from + k) * tile..]
-                        [..depth * tile];
-                    let n_rows = tile.min(rows - index * tile);
-                    for (i, panel) in panels.clone().enumerate() {
-                        let (rhs, rhs_stride) = match direct {
-                            Some((data, stride)) => (&data[panel * width..], stride),
-                            None => (&buffer[i * width * depth..][..width * depth], width),
+                }
+            }
+            for index in tiles.clone() {
+                let n_rows = tile.min(rows - index * tile);
+                for (i, panel) in panels.clone().enumerate() {
+                    let packed = &buffer[i * width * depth..][..width * depth];
+                    let none = Part { depth: 0, lhs: &[], rhs: &[], stride: 0 };
+                    let mut parts = [none; MOST_PARTS];
+                    let (mut from, mut size) = (0, tile);
+                    for (part, term) in parts.iter_mut().zip(&pass) {
+                        let (lhs, rows) = term.lhs.tile(index, term.from, term.depth);
+                        let (rhs, stride) = match term.rhs {
+                            Rhs::Rows { data, stride } if direct(term) => {
+                                (&data[panel * width..], stride)
+                            }
+                            _ => (&packed[from * width..], width),
                         };
-                        let n = width.min(columns - panel * width);
-                        let start = index * tile * stride + panel * width;
-                        if n_rows == tile && n == width {
-                            let out = out.place(start, (tile - 1) * stride + width);
-                            // SAFETY: the tile lies within `out`, and no other job writes to these
-                            // rows of these columns.
-                            unsafe {
-                                kernel.tile_product(
-                                    tile, width, depth, lhs, rhs, rhs_stride, out, stride, add,
-                                );
-                            }
-                            continue;
-                        }
-                        let mut edge = [0.0; MAX_TILE * MAX_WIDTH];
-                        // SAFETY: `edge` holds the largest tile, and rows of `out` as above.
-                        unsafe {
-                            kernel.tile_product(
-                                tile,
-                                n,
-                                depth,
-                                lhs,
-                                rhs,
-                                rhs_stride,
-                                edge.as_mut_ptr(),
-                                width,
-                                false,
-                            );
-                        }
-                        for row in 0..n_rows {
-                            // SAFETY: as above; one row of this job's columns.
-                            let out = unsafe { out.part(start + row * stride, n) };
-                            let edge = &edge[row * width..][..n];
-                            if add {
-                                out.iter_mut().zip(edge).for_each(|(out, value)| *out += value);
-                            } else {
-                                out.copy_from_slice(edge);
-                            }
+                        *part = Part { depth: term.depth, lhs, rhs, stride };
+                        from += term.depth;
+                        size = rows;
+                    }
+                    let parts = &parts[..pass.len()];
+                    let n = width.min(columns - panel * width);
+                    let start = index * tile * stride + panel * width;
+                    if n_rows == size && n == width {
+                        let out = out.place(start, (size - 1) * stride + width);
+                        // SAFETY: the tile lies within `out`, and no other job writes to these rows of
+                        // these columns.
+                        unsafe { kernel.tile_product(size, width, parts, out, stride, add) };
+                        continue;
+                    }
+                    let mut edge = [0.0; MAX_TILE * MAX_WIDTH];
+                    // SAFETY: `edge` holds the largest tile, and rows of `out` as above.
+                    unsafe {
+                        kernel.tile_product(size, n, parts, edge.as_mut_ptr(), width, false);
+                    }
+                    for row in 0..n_rows {
+                        // SAFETY: as above; one row of this job's columns.
+                        let out = unsafe { out.part(start + row * stride, n) };
+                        let edge = &edge[row * width..][..n];
+                        if add {
+                            out.iter_mut().zip(edge).for_each(|(out, value)| *out += value);
+                        } else {
+                            out.copy_from_slice(edge);
                         }
                     }
                 }
-                add = true;
             }
+            add = true;
         }
     });
 }

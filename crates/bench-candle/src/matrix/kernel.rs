@@ -7,6 +7,16 @@ pub(super) const MAX_TILE: usize = 12;
 /// Most columns of a panel, over all kernels.
 pub(super) const MAX_WIDTH: usize = 32;
 
+/// A stretch of the summed dimension: a packed tile of the left factor beside a panel of the right.
+#[derive(Clone, Copy)]
+pub(super) struct Part<'a> {
+    pub(super) depth: usize,
+    pub(super) lhs: &'a [f32],
+    pub(super) rhs: &'a [f32],
+    /// From one row of `rhs` to the next.
+    pub(super) stride: usize,
+}
+
 /// Which instructions the inner loops are made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kernel {
@@ -54,18 +64,51 @@ impl Kernel {
         }
     }
 
-    /// Rows of a tile for a left factor of `rows` rows: the least work, counting padding and that
-    /// small tiles load more for each product.
-    pub(super) fn tile(self, rows: usize) -> usize {
-        let sizes: &[usize] = match self {
+    /// Rows of each whole tile of a left factor.
+    pub(super) fn tile(self) -> usize {
+        match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => &[12, 8, 4],
+            Self::Avx512 => 12,
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => &[6, 4],
-            Self::Portable => &[4],
-        };
-        let cost = |tile: &usize| rows.next_multiple_of(*tile) * (tile + 2) / tile;
-        sizes.iter().copied().min_by_key(cost).unwrap_or(4)
+            Self::Avx2 => 6,
+            Self::Portable => 4,
+        }
+    }
+
+    /// Rows of the last tile, which has `rows` rows to hold.
+    pub(super) fn last_tile(self, rows: usize) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => rows.next_multiple_of(4),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 if rows > 4 => 6,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => 4,
+            Self::Portable => 4,
+        }
+    }
+
+    /// Packs `rows` rows of `depth` elements that lie `stride` apart into one tile: `out[k][row]`,
+    /// padded with zeros to `tile` rows.
+    pub(super) fn pack_tile(
+        self,
+        out: &mut [f32],
+        tile: usize,
+        rows: usize,
+        depth: usize,
+        stride: usize,
+        source: &[f32],
+    ) {
+        #[cfg(target_arch = "x86_64")]
+        if self == Self::Avx512 && rows == 12 && tile == 12 {
+            // SAFETY: this kernel is only chosen where the processor has AVX-512.
+            #[expect(unsafe_code, reason = "calls code for a checked instruction set")]
+            unsafe {
+                x86::transpose_tile(source, stride, depth, out);
+            }
+            return;
+        }
+        super::pack_tile(out, tile, depth, rows, |row| &source[row * stride..][..depth]);
     }
 
     /// Packs `columns` columns from `first` on of `depth` rows from `k` on: `out[row][column]`,
@@ -82,6 +125,15 @@ impl Kernel {
         let width = self.width();
         match rhs {
             Rhs::Rows { data, stride } => {
+                #[cfg(target_arch = "x86_64")]
+                if self == Self::Avx512 && columns == width {
+                    // SAFETY: this kernel is only chosen where the processor has AVX-512.
+                    #[expect(unsafe_code, reason = "calls code for a checked instruction set")]
+                    unsafe {
+                        x86::copy_panel(&data[k * stride + first..], stride, depth, out);
+                    }
+                    return;
+                }
                 for (i, out) in out.chunks_exact_mut(width).take(depth).enumerate() {
                     out[..columns].copy_from_slice(&data[(k + i) * stride + first..][..columns]);
                     out[columns..].fill(0.0);
@@ -110,30 +162,27 @@ impl Kernel {
         }
     }
 
-    /// `out[row][column] = (add ? out : 0) + sum over k of lhs[k][row] * rhs[k][column]`, for `tile`
-    /// rows and the vectors that hold the first `columns` columns.
+    /// `out[row][column] = (add ? out : 0) + sum over parts and k of lhs[k][row] * rhs[k][column]`, for
+    /// `tile` rows and the vectors that hold the first `columns` columns.
     ///
     /// # Safety
     /// `out` is writable for `tile` rows, `stride` apart, of as many columns as `columns` rounded up
     /// to half a panel.
     #[expect(unsafe_code, reason = "writes a tile of a matrix by pointer")]
-    #[expect(clippy::too_many_arguments, reason = "the one innermost loop")]
     #[inline]
     pub(super) unsafe fn tile_product(
         self,
         tile: usize,
         columns: usize,
-        depth: usize,
-        lhs: &[f32],
-        rhs: &[f32],
-        rhs_stride: usize,
+        parts: &[Part<'_>],
         out: *mut f32,
         stride: usize,
         add: bool,
     ) {
-        assert!(lhs.len() >= depth * tile && depth > 0);
-        assert!(rhs.len() >= (depth - 1) * rhs_stride + columns);
-        let (a, b) = (lhs.as_ptr(), rhs.as_ptr());
+        for part in parts {
+            assert!(part.lhs.len() >= part.depth * tile && part.depth > 0);
+            assert!(part.rhs.len() >= (part.depth - 1) * part.stride + columns);
+        }
         match self {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => {
@@ -146,7 +195,7 @@ impl Kernel {
                     (_, false) => x86::avx512::<4, 1>,
                 };
                 // SAFETY: the bounds are the assertions above and the caller's promise.
-                unsafe { kernel(depth, a, b, rhs_stride, out, stride, add) }
+                unsafe { kernel(parts, out, stride, add) }
             }
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => {
@@ -157,14 +206,17 @@ impl Kernel {
                     (_, false) => x86::avx2::<4, 1>,
                 };
                 // SAFETY: as above.
-                unsafe { kernel(depth, a, b, rhs_stride, out, stride, add) }
+                unsafe { kernel(parts, out, stride, add) }
             }
             Self::Portable => {
                 let mut sums = [[0.0f32; 8]; 4];
-                for (a, b) in lhs.chunks_exact(4).zip(rhs.chunks(rhs_stride)).take(depth) {
-                    for (sums, a) in sums.iter_mut().zip(a) {
-                        for (sum, b) in sums.iter_mut().zip(b) {
-                            *sum += a * b;
+                for part in parts {
+                    let rows = part.lhs.chunks_exact(4).zip(part.rhs.chunks(part.stride));
+                    for (a, b) in rows.take(part.depth) {
+                        for (sums, a) in sums.iter_mut().zip(a) {
+                            for (sum, b) in sums.iter_mut().zip(b) {
+                                *sum += a * b;
+                            }
                         }
                     }
                 }
@@ -186,44 +238,56 @@ impl Kernel {
 #[expect(unsafe_code, reason = "processor instructions on raw memory")]
 mod x86 {
     use std::arch::x86_64::{
-        __m256, __m512, _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps,
-        _mm256_setzero_ps, _mm256_storeu_ps, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
-        _mm512_set1_ps, _mm512_setzero_ps, _mm512_shuffle_f32x4, _mm512_storeu_ps,
-        _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
+        __m256, __m512, _MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch, _mm256_add_ps, _mm256_fmadd_ps,
+        _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps, _mm512_add_ps,
+        _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_set1_ps, _mm512_setzero_ps,
+        _mm512_shuffle_f32x4, _mm512_storeu_ps, _mm512_unpackhi_pd, _mm512_unpackhi_ps,
+        _mm512_unpacklo_pd, _mm512_unpacklo_ps,
     };
     use std::mem::transmute;
+
+    use super::Part;
 
     macro_rules! kernel {
         ($name:ident, $features:literal, $vector:ty, $lanes:literal, $zero:ident, $load:ident, $splat:ident, $multiply_add:ident, $add:ident, $store:ident) => {
             /// A tile of `R` rows and `V` vectors.
             ///
             /// # Safety
-            /// The processor has the features; `a` is readable for `depth * R` elements, `b` for
-            /// `depth` rows of `V` vectors, and `c` is writable for `R` rows of `V` vectors.
+            /// The processor has the features; of each part, the left factor is readable for
+            /// `depth * R` elements and the right one for `depth` rows of `V` vectors; `c` is writable
+            /// for `R` rows of `V` vectors.
             #[target_feature(enable = $features)]
             pub(super) unsafe fn $name<const R: usize, const V: usize>(
-                depth: usize,
-                mut a: *const f32,
-                mut b: *const f32,
-                b_stride: usize,
+                parts: &[Part<'_>],
                 c: *mut f32,
                 c_stride: usize,
                 add: bool,
             ) {
+                // The tile's lines arrive while the sums are made.
+                for row in 0..R {
+                    for v in 0..V {
+                        _mm_prefetch::<_MM_HINT_ET0>(
+                            c.wrapping_add(row * c_stride + v * $lanes).cast(),
+                        );
+                    }
+                }
                 let mut sums: [[$vector; V]; R] = [[$zero(); V]; R];
-                for _ in 0..depth {
-                    // SAFETY: within the memory that the caller promises.
-                    unsafe {
-                        let columns: [$vector; V] =
-                            std::array::from_fn(|v| $load(b.add(v * $lanes)));
-                        for (row, sums) in sums.iter_mut().enumerate() {
-                            let value = $splat(*a.add(row));
-                            for (sum, column) in sums.iter_mut().zip(columns) {
-                                *sum = $multiply_add(value, column, *sum);
+                for part in parts {
+                    let (mut a, mut b) = (part.lhs.as_ptr(), part.rhs.as_ptr());
+                    for _ in 0..part.depth {
+                        // SAFETY: within the memory that the caller promises.
+                        unsafe {
+                            let columns: [$vector; V] =
+                                std::array::from_fn(|v| $load(b.add(v * $lanes)));
+                            for (row, sums) in sums.iter_mut().enumerate() {
+                                let value = $splat(*a.add(row));
+                                for (sum, column) in sums.iter_mut().zip(columns) {
+                                    *sum = $multiply_add(value, column, *sum);
+                                }
                             }
+                            a = a.add(R);
+                            b = b.wrapping_add(part.stride);
                         }
-                        a = a.add(R);
-                        b = b.wrapping_add(b_stride);
                     }
                 }
                 for (row, sums) in sums.iter().enumerate() {
@@ -293,6 +357,64 @@ mod x86 {
                 for i in half..half + 16 {
                     out[k * 32 + i] = data[i * stride + k];
                 }
+            }
+        }
+    }
+
+    /// Packs 32 columns of `depth` rows as `out[row][column]`.
+    ///
+    /// # Safety
+    /// The processor has AVX-512.
+    #[target_feature(enable = "avx512f")]
+    pub(super) unsafe fn copy_panel(data: &[f32], stride: usize, depth: usize, out: &mut [f32]) {
+        assert!(data.len() >= (depth - 1) * stride + 32 && out.len() >= depth * 32);
+        for row in 0..depth {
+            // SAFETY: within the bounds asserted above.
+            unsafe {
+                let (from, to) = (data.as_ptr().add(row * stride), out.as_mut_ptr().add(row * 32));
+                // The next rows lie too far apart for the processor to foresee.
+                _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(8 * stride).cast());
+                _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(8 * stride + 16).cast());
+                _mm512_storeu_ps(to, _mm512_loadu_ps(from));
+                _mm512_storeu_ps(to.add(16), _mm512_loadu_ps(from.add(16)));
+            }
+        }
+    }
+
+    /// Packs 12 rows of `depth` elements as `out[k][row]`, in squares of 16 of which four rows are
+    /// empty and overwritten by what follows.
+    ///
+    /// # Safety
+    /// The processor has AVX-512.
+    #[target_feature(enable = "avx512f")]
+    pub(super) unsafe fn transpose_tile(
+        data: &[f32],
+        stride: usize,
+        depth: usize,
+        out: &mut [f32],
+    ) {
+        assert!(data.len() >= 11 * stride + depth && out.len() >= depth * 12);
+        let whole = depth / 16 * 16;
+        for k in (0..whole).step_by(16) {
+            // SAFETY: within the bounds asserted above; the mask keeps the last row within its tile.
+            unsafe {
+                let rows = std::array::from_fn(|i| {
+                    if i < 12 {
+                        _mm512_loadu_ps(data.as_ptr().add(i * stride + k))
+                    } else {
+                        _mm512_setzero_ps()
+                    }
+                });
+                let columns = transpose(&rows);
+                for (i, column) in columns.iter().enumerate().take(15) {
+                    _mm512_storeu_ps(out.as_mut_ptr().add((k + i) * 12), *column);
+                }
+                _mm512_mask_storeu_ps(out.as_mut_ptr().add((k + 15) * 12), 0xfff, columns[15]);
+            }
+        }
+        for k in whole..depth {
+            for i in 0..12 {
+                out[k * 12 + i] = data[i * stride + k];
             }
         }
     }

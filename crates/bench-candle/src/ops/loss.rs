@@ -5,8 +5,10 @@ use rayon::prelude::*;
 use super::{exp, largest, sum_of, vectorised};
 use crate::matrix::{Into, Lhs, Rhs, Term, product};
 
-/// Rows whose logits exist at the same time.
-const CHUNK: usize = 128;
+/// Rows whose logits exist at the same time: a multiple of all kernels' tiles.
+const CHUNK: usize = 252;
+/// Tokens whose derivatives are packed at the same time.
+const BLOCK: usize = 3072;
 
 /// What one row's logits say about its target.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -36,10 +38,11 @@ pub(crate) fn predict(
 ) -> Vec<Prediction> {
     let vocabulary = head.len() / size;
     let Scratch { lhs, logits } = scratch;
-    let mut predictions = Vec::with_capacity(targets.len());
+    let n_rows = targets.len();
+    let mut predictions = Vec::with_capacity(n_rows);
     for (hidden, targets) in hidden.chunks_mut(CHUNK * size).zip(targets.chunks(CHUNK)) {
         let rows = targets.len();
-        logits.resize(CHUNK * vocabulary, 0.0);
+        logits.resize(CHUNK.min(n_rows) * vocabulary, 0.0);
         let logits = &mut logits[..rows * vocabulary];
         lhs.pack(hidden, rows, size, size);
         let rhs = Rhs::Columns { data: head, stride: size };
@@ -47,12 +50,28 @@ pub(crate) fn predict(
         let rows_of_logits = logits.par_chunks_mut(vocabulary).zip(targets);
         predictions.par_extend(rows_of_logits.map(|(logits, target)| row(logits, *target, weight)));
         if weight.is_some() {
-            lhs.pack(logits, rows, vocabulary, vocabulary);
-            let rhs = Rhs::Rows { data: head, stride: size };
-            product(&[Term::whole(lhs, rhs)], hidden, size, size, Into::Set);
+            back(logits, rows, head, size, lhs, hidden);
         }
     }
     predictions
+}
+
+/// `d_hidden` gets the derivative to the hidden states, from that to the logits.
+fn back(
+    d_logits: &[f32],
+    rows: usize,
+    head: &[f32],
+    size: usize,
+    lhs: &mut Lhs,
+    d_hidden: &mut [f32],
+) {
+    let vocabulary = head.len() / size;
+    for from in (0..vocabulary).step_by(BLOCK) {
+        lhs.pack(&d_logits[from..], rows, BLOCK.min(vocabulary - from), vocabulary);
+        let rhs = Rhs::Rows { data: &head[from * size..], stride: size };
+        let into = if from == 0 { Into::Set } else { Into::Add };
+        product(&[Term::whole(lhs, rhs)], d_hidden, size, size, into);
+    }
 }
 
 /// Replaces the logits by their derivative where a weight is given.
