@@ -455,6 +455,12 @@ pub struct Finetune {
     pub truncate: bool,
     /// Keep only layer inputs and compute the rest again: less memory, more time.
     pub gradient_checkpointing: bool,
+    /// The user turn of the training rows, and of the questions unless the arm retrieves or names a
+    /// `template` in `prompt` too (Jinja text or `file://`); the eval set's when absent. A tuned
+    /// model needs no instructions: `"{{ input }}"` trains and answers with fewer tokens.
+    pub template: Option<String>,
+    /// The system turn, likewise.
+    pub system: Option<String>,
     /// Use only this many training rows, drawn with the training seed.
     pub limit: Option<u32>,
     /// Training seeds; each trains an adapter of its own.
@@ -480,6 +486,8 @@ impl Default for Finetune {
             sequence_len: 512,
             truncate: false,
             gradient_checkpointing: false,
+            template: None,
+            system: None,
             limit: None,
             seeds: vec![0],
         }

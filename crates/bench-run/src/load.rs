@@ -47,6 +47,8 @@ pub struct LoadedSet {
     pub dev: Option<Vec<Sample>>,
     /// One prompt per arm that runs on this set, by arm name.
     pub prompts: BTreeMap<String, PromptTemplate>,
+    /// The template that an arm's training rows are written with, by arm.
+    pub training_prompts: BTreeMap<String, PromptTemplate>,
     /// The schema texts of `json_schema` scorers.
     pub schema: Option<String>,
 }
@@ -266,6 +268,7 @@ impl Reader<'_> {
             train,
             dev: dev.flatten(),
             prompts: BTreeMap::new(),
+            training_prompts: BTreeMap::new(),
             schema: schema.flatten(),
         })
     }
@@ -319,6 +322,9 @@ impl Reader<'_> {
                 if let Some(prompt) = self.prompt(arm, plan, &set.spec) {
                     set.prompts.insert(plan.name.clone(), prompt);
                 }
+                if let Some(prompt) = self.training_prompt(arm, plan, &set.spec) {
+                    set.training_prompts.insert(plan.name.clone(), prompt);
+                }
             }
         }
         sets
@@ -327,35 +333,20 @@ impl Reader<'_> {
     fn prompt(&mut self, arm: usize, plan: &ArmPlan, set: &EvalSet) -> Option<PromptTemplate> {
         let arm = arm.to_string();
         let path = ["arms", &arm, "strategy"];
-        let own = |prompt: &Option<String>, rag: Option<&Option<String>>| {
-            prompt.clone().or_else(|| rag.cloned().flatten())
-        };
-        let user = own(&plan.prompt.template, plan.rag.as_ref().map(|rag| &rag.template))
-            .or_else(|| set.template.clone())
-            .unwrap_or_else(|| PromptTemplate::DEFAULT.into());
-        let system = own(&plan.prompt.system, plan.rag.as_ref().map(|rag| &rag.system))
-            .or_else(|| set.system.clone());
-        let user = self.text(&path, &user)?;
-        let system = match system {
-            Some(system) => Some(self.text(&path, &system)?),
-            None => None,
-        };
-        let prompt = PromptTemplate { system, user };
-        let known = bench_core::template::VARIABLES.join(", ");
-        match prompt.unknown_variables() {
-            Ok(unknown) => {
-                for name in &unknown {
-                    let message = format!("the template of arm `{}` uses `{name}`", plan.name);
-                    self.add(&path, message, &format!("a template knows: {known}"));
-                }
-            }
-            Err(error) => {
-                let message =
-                    format!("the template of arm `{}` is not Jinja: {error:#}", plan.name);
-                self.add(&path, message, "see the template language of minijinja");
-                return None;
-            }
-        }
+        let (rag, tuned) =
+            (plan.rag.as_ref(), plan.finetune.as_ref().filter(|_| plan.rag.is_none()));
+        let user = [
+            plan.prompt.template.as_ref(),
+            rag.and_then(|rag| rag.template.as_ref()),
+            tuned.and_then(|tuned| tuned.template.as_ref()),
+        ];
+        let system = [
+            plan.prompt.system.as_ref(),
+            rag.and_then(|rag| rag.system.as_ref()),
+            tuned.and_then(|tuned| tuned.system.as_ref()),
+        ];
+        let prompt = self.turns(&path, first(user), first(system), set)?;
+        self.variables(&path, &prompt, plan)?;
         if plan.rag.is_some() && !prompt.mentions("context") && !prompt.mentions("passages") {
             let message =
                 format!("arm `{}` retrieves, but its template shows no passage", plan.name);
@@ -367,6 +358,80 @@ impl Reader<'_> {
         }
         Some(prompt)
     }
+
+    /// The template of the training rows: fine-tuning's own, or the one that questions are asked
+    /// with.
+    fn training_prompt(
+        &mut self,
+        arm: usize,
+        plan: &ArmPlan,
+        set: &EvalSet,
+    ) -> Option<PromptTemplate> {
+        let tuned = plan.finetune.as_ref()?;
+        let arm = arm.to_string();
+        let path = ["arms", &arm, "strategy"];
+        let rag = plan.rag.as_ref();
+        let user = [
+            tuned.template.as_ref(),
+            plan.prompt.template.as_ref(),
+            rag.and_then(|rag| rag.template.as_ref()),
+        ];
+        let system = [
+            tuned.system.as_ref(),
+            plan.prompt.system.as_ref(),
+            rag.and_then(|rag| rag.system.as_ref()),
+        ];
+        let prompt = self.turns(&path, first(user), first(system), set)?;
+        if tuned.template.is_some() {
+            self.variables(&path, &prompt, plan)?;
+            if !prompt.mentions("input") {
+                let message =
+                    format!("the training template of arm `{}` shows no question", plan.name);
+                self.add(&path, message, "put `{{ input }}` into the template");
+            }
+        }
+        Some(prompt)
+    }
+
+    fn turns(
+        &mut self,
+        path: &[&str],
+        user: Option<&String>,
+        system: Option<&String>,
+        set: &EvalSet,
+    ) -> Option<PromptTemplate> {
+        let user = user.or(set.template.as_ref());
+        let user = user.map_or(PromptTemplate::DEFAULT, String::as_str);
+        let user = self.text(path, user)?;
+        let system = match system.or(set.system.as_ref()) {
+            Some(system) => Some(self.text(path, system)?),
+            None => None,
+        };
+        Some(PromptTemplate { system, user })
+    }
+
+    fn variables(&mut self, path: &[&str], prompt: &PromptTemplate, plan: &ArmPlan) -> Option<()> {
+        let known = bench_core::template::VARIABLES.join(", ");
+        match prompt.unknown_variables() {
+            Ok(unknown) => {
+                for name in &unknown {
+                    let message = format!("the template of arm `{}` uses `{name}`", plan.name);
+                    self.add(path, message, &format!("a template knows: {known}"));
+                }
+            }
+            Err(error) => {
+                let message =
+                    format!("the template of arm `{}` is not Jinja: {error:#}", plan.name);
+                self.add(path, message, "see the template language of minijinja");
+                return None;
+            }
+        }
+        Some(())
+    }
+}
+
+fn first<const N: usize>(settings: [Option<&String>; N]) -> Option<&String> {
+    settings.into_iter().flatten().next()
 }
 
 fn normal(text: &str) -> String {
@@ -461,6 +526,30 @@ compare: { baseline: a }
         folder.check("uses `question`");
         folder.check("shows no passage");
         folder.check("does not ask the question");
+    }
+
+    #[test]
+    fn fine_tuning_may_have_a_template_of_its_own() {
+        let folder = Folder::new();
+        let tuned = "strategy: { finetune: { template: 'T {{ input }}', system: '' } }";
+        let both = "  - { name: c, model: m, strategy: { compose: [b, rag] } }\n";
+        let yaml = EXPERIMENT
+            .replace("strategy: rag", tuned)
+            .replace("compare:", "  - { name: rag, model: m, strategy: rag }\ncompare:")
+            .replace("compare:", &format!("{both}compare:"))
+            .replace("scripted: { otherwise: r }", "path: missing");
+        folder.write("x.yaml", &yaml);
+        let set = &folder.load().unwrap().sets[0];
+        assert_eq!(set.prompts["b"].user, "T {{ input }}");
+        assert_eq!(set.prompts["c"].user, PromptTemplate::DEFAULT);
+        for arm in ["b", "c"] {
+            assert_eq!(set.training_prompts[arm].user, "T {{ input }}");
+            assert_eq!(set.training_prompts[arm].system.as_deref(), Some(""));
+        }
+        assert!(!set.training_prompts.contains_key("a"));
+        folder.write("x.yaml", &yaml.replace("T {{ input }}", "{{ question }}"));
+        folder.check("uses `question`");
+        folder.check("shows no question");
     }
 
     #[test]

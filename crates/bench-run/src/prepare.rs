@@ -143,7 +143,8 @@ impl<'a> Preparer<'a> {
         };
         let counter = self.backends.counter(&model)?;
         let template = set.prompts[&plan.name].clone();
-        let layout = Layout { template, fewshot, passages, counter };
+        let training = set.training_prompts.get(&plan.name).cloned();
+        let layout = Layout { template, training, fewshot, passages, counter };
         let adapters = match &plan.finetune {
             Some(finetune) => self.adapters(set, plan, finetune, &model, &layout, store)?,
             None => vec![None],
@@ -256,7 +257,13 @@ impl<'a> Preparer<'a> {
             let examples =
                 rows.iter().map(|row| example(row, layout)).collect::<Result<Vec<_>, _>>()?;
             let dev = dev_examples(set, layout)?;
-            let one = Finetune { seeds: vec![seed], limit: None, ..settings.clone() };
+            let one = Finetune {
+                seeds: vec![seed],
+                limit: None,
+                template: None,
+                system: None,
+                ..settings.clone()
+            };
             let key = digest::of_json(&(&base.digest, &one, seed, &examples, &dev));
             let found = self.trained.get(&key).cloned();
             let (outcome, entry) = if let Some(found) = found {

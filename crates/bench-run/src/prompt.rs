@@ -17,6 +17,8 @@ use crate::load::draw;
 pub struct Layout {
     /// The turns.
     pub template: PromptTemplate,
+    /// The turns of a training row, for an arm that trains.
+    pub training: Option<PromptTemplate>,
     /// Few-shot examples, when the arm shows any.
     pub fewshot: Option<Fewshot>,
     /// Passages, when the arm shows any.
@@ -107,9 +109,14 @@ impl Layout {
             .map_err(|error| BackendError::rejected("template", format!("{error:#}")))
     }
 
-    /// The conversation a training row becomes: the arm's template, no examples, no passages.
+    /// The conversation a training row becomes: the training template, no examples, no passages.
     pub fn training_turns(&self, input: &str) -> Result<Vec<Message>, BackendError> {
-        self.turns(&Sample { input: input.to_owned(), ..Sample::default() }, &[], &[])
+        let sample = Sample { input: input.to_owned(), ..Sample::default() };
+        self.training
+            .as_ref()
+            .unwrap_or(&self.template)
+            .messages(&sample, &[], &[])
+            .map_err(|error| BackendError::rejected("template", format!("{error:#}")))
     }
 }
 
@@ -292,6 +299,7 @@ mod tests {
         let documents = vec![document("a", "one two three"), document("b", "four five six")];
         Layout {
             template: PromptTemplate { system: None, user: PromptTemplate::DEFAULT.into() },
+            training: None,
             fewshot: None,
             passages: Some(Passages {
                 settings,
