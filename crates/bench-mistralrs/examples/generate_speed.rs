@@ -1,7 +1,7 @@
 //! Measures a model folder on this machine: prefill, one answer at a time, and answers together.
 //!
 //! ```text
-//! cargo run --release -p bench-mistralrs --example generate_speed -- path/to/model [adapter]
+//! cargo run --release -p bench -p bench-mistralrs --example generate_speed -- path/to/model [adapter]
 //! ```
 #![expect(clippy::print_stdout, reason = "a program that prints its measurements")]
 
@@ -31,7 +31,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let path = arguments.first().ok_or("which model folder?")?.clone();
     let start = Instant::now();
     let model = ModelFolder { path, digest: String::new() };
-    let generator = MistralLoader.load(&model, arguments.get(1).map(PathBuf::as_path))?;
+    let loader = MistralLoader { copies_memory: 4 << 30 };
+    let generator = loader.load(&model, arguments.get(1).map(PathBuf::as_path))?;
     println!("loaded {} in {:.2} s", generator.id(), start.elapsed().as_secs_f64());
 
     let first = generator.generate(&request(QUESTIONS[0], 64)).await?;

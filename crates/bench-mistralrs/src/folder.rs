@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bench_core::chat::ChatTemplate;
+use candle_core::DType;
 use candle_core::safetensors::MmapedSafetensors;
 use serde_json::Value;
 use tokenizers::Tokenizer;
@@ -76,6 +77,13 @@ impl Folder {
             grammar_end,
             shapes,
         })
+    }
+
+    /// The memory that the weights take in a numeric type.
+    pub(crate) fn bytes(&self, dtype: DType) -> u64 {
+        let elements: usize =
+            self.shapes.values().map(|shape| shape.iter().product::<usize>()).sum();
+        (elements * dtype.size_in_bytes()) as u64
     }
 }
 

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex as Locked};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -25,7 +25,7 @@ use crate::choose::{Chooser, likeliest, log_sum_exp};
 use crate::folder::Folder;
 use crate::{BACKEND, adapter};
 
-/// Answers in progress at once.
+/// Answers in progress at once on one copy of a model.
 ///
 /// On the processor, mistral.rs 0.8.1 mixes up the sequences of a batch: its attention for one new
 /// token has one scratch buffer for all of them, so each gets what the last one attends to
@@ -39,10 +39,11 @@ const MAX_RUNNING: u32 = if cfg!(feature = "cuda") { 32 } else { 1 };
 pub struct MistralGenerator {
     id: String,
     folder: Folder,
-    /// `None` only while dropping.
-    model: Option<Served>,
-    /// A probe takes all: the engine cannot show logits and answer at the same time.
-    slots: Arc<Semaphore>,
+    /// Copies of one model, each with its own engine.
+    copies: Vec<Served>,
+    /// Which copies can take one more answer. A probe takes all: an engine cannot show logits and
+    /// answer at the same time.
+    slots: Slots,
 }
 
 impl MistralGenerator {
@@ -51,7 +52,11 @@ impl MistralGenerator {
     /// # Errors
     /// A folder or adapter that is incomplete, damaged, quantised or of a kind that mistral.rs
     /// would load wrongly.
-    pub fn load(model: &ModelFolder, adapter: Option<&Path>) -> Result<Self, BackendError> {
+    pub fn load(
+        model: &ModelFolder,
+        adapter: Option<&Path>,
+        copies_memory: u64,
+    ) -> Result<Self, BackendError> {
         let fatal = |message: String| BackendError::fatal(BACKEND, message);
         let folder = Folder::open(&model.path).map_err(fatal)?;
         let (dtype, device) = if cfg!(feature = "cuda") {
@@ -72,16 +77,20 @@ impl MistralGenerator {
             id.push_str(", adapter ");
             id.push_str(digest::short(digest));
         }
+        let n_copies = if device.is_cpu() { copies(folder.bytes(dtype), copies_memory) } else { 1 };
         // The prefix cache is off: on the processor it never lets go of a cache, and every answer
         // would cost tens of megabytes for the rest of the run.
-        let mut builder = TextModelBuilder::new(folder.path.display())
-            .with_token_source(TokenSource::None)
-            .with_max_num_seqs(MAX_RUNNING as usize)
-            .with_prefix_cache_n(None);
-        builder = if cfg!(feature = "cuda") {
-            builder.with_dtype(ModelDType::BF16)
-        } else {
-            builder.with_dtype(ModelDType::F32).with_force_cpu()
+        let path = folder.path.display().to_string();
+        let builder = move || {
+            let builder = TextModelBuilder::new(&path)
+                .with_token_source(TokenSource::None)
+                .with_max_num_seqs(MAX_RUNNING as usize)
+                .with_prefix_cache_n(None);
+            if cfg!(feature = "cuda") {
+                builder.with_dtype(ModelDType::BF16)
+            } else {
+                builder.with_dtype(ModelDType::F32).with_force_cpu()
+            }
         };
         // The library keeps adapters to merge in a thread-local list that it never clears; a
         // thread of its own keeps this model's adapter out of every other model.
@@ -90,23 +99,18 @@ impl MistralGenerator {
             if let Some((adapter, _)) = adapter {
                 mistralrs_quant::push_applied_lora(adapter);
             }
-            let served = serve(builder);
+            let served: Result<Vec<_>, _> = (0..n_copies).map(|_| serve(builder())).collect();
             mistralrs_quant::clear_applied_loras();
             served
         };
-        let model = std::thread::Builder::new()
+        let copies = std::thread::Builder::new()
             .name("load-model".into())
             .spawn(build)
             .map_err(|error| fatal(error.to_string()))?
             .join()
             .unwrap_or_else(|panic| Err(panic_message(panic.as_ref())))
             .map_err(|error| fatal(format!("cannot load `{}`: {error}", folder.path.display())))?;
-        Ok(Self {
-            id,
-            folder,
-            model: Some(model),
-            slots: Arc::new(Semaphore::new(MAX_RUNNING as usize)),
-        })
+        Ok(Self { id, folder, slots: Slots::new(copies.len()), copies })
     }
 
     fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>, BackendError> {
@@ -160,31 +164,28 @@ impl MistralGenerator {
         })
     }
 
-    /// Hands a request to the engine once `slots` are free.
+    /// Hands a request to an engine once it is free, or once all are.
     async fn send(
         &self,
         prompt: Vec<u32>,
         sampling: SamplingParams,
-        slots: u32,
+        slot: Slot,
         chooser: Option<&Arc<Chooser>>,
         complete: impl FnOnce(&mut NormalRequest) + Send,
     ) -> Result<Waiting, BackendError> {
-        let slots = Arc::clone(&self.slots).acquire_many_owned(slots).await;
-        let slots = slots.expect("the semaphore is never closed");
         let start = Instant::now();
         let (sender, responses) = mpsc::channel(1);
         let message = RequestMessage::CompletionTokens(prompt);
         let mut request = NormalRequest::new_simple(message, sampling, sender, 0, None, None);
         complete(&mut request);
-        let model = self.model.as_ref().expect("only a generator being dropped has no model");
+        let engine = &self.copies[slot.copy].engine;
         let stopped = |error: String| {
             BackendError::transient(BACKEND, format!("the engine stopped: {error}"))
         };
-        let engine =
-            model.engine.inner().get_sender(None).map_err(|error| stopped(error.to_string()))?;
+        let engine = engine.inner().get_sender(None).map_err(|error| stopped(error.to_string()))?;
         let request = EngineRequest::Normal(Box::new(request));
         engine.send(request).await.map_err(|error| stopped(error.to_string()))?;
-        Ok(Waiting { start, rest: Some((responses, slots)), chooser: chooser.cloned() })
+        Ok(Waiting { start, rest: Some((responses, slot)), chooser: chooser.cloned() })
     }
 
     async fn probe_row(&self, row: &ProbeRow) -> Result<Probe, BackendError> {
@@ -194,7 +195,8 @@ impl MistralGenerator {
         self.check_window(token_ids.len(), 1)?;
         let sampling = SamplingParams { max_len: Some(1), ..SamplingParams::deterministic() };
         let raw = |request: &mut NormalRequest| request.return_raw_logits = true;
-        let mut waiting = self.send(token_ids.clone(), sampling, MAX_RUNNING, None, raw).await?;
+        let mut waiting =
+            self.send(token_ids.clone(), sampling, self.slots.all().await, None, raw).await?;
         let mut logits = None;
         // The engine takes one more step before it lets the sequence go; wait for that too.
         while let Some(response) = waiting.next().await {
@@ -259,7 +261,8 @@ impl Generator for MistralGenerator {
             request.constraint = constraint;
             request.logits_processors = Some(vec![processor]);
         };
-        let mut waiting = self.send(prompt, sampling, 1, Some(&chooser), complete).await?;
+        let slot = self.slots.one().await;
+        let mut waiting = self.send(prompt, sampling, slot, Some(&chooser), complete).await?;
         let finish = match waiting.next().await {
             Some(Response::CompletionDone(done)) => done
                 .choices
@@ -296,16 +299,16 @@ impl Generator for MistralGenerator {
 impl Drop for MistralGenerator {
     /// Waits until the weights are freed.
     fn drop(&mut self) {
-        let Some(Served { engine, weights }) = self.model.take() else { return };
-        drop(engine);
-        // The engine's thread lets go of its share when it has read that it is to end.
-        for _ in 0..1000 {
-            if Arc::strong_count(&weights) == 1 {
-                break;
+        for Served { engine, weights } in self.copies.drain(..) {
+            drop(engine);
+            // The engine's thread lets go of its share when it has read that it is to end.
+            for _ in 0..1000 {
+                if Arc::strong_count(&weights) == 1 {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(5));
             }
-            std::thread::sleep(Duration::from_millis(5));
         }
-        drop(weights);
         give_back_memory();
     }
 }
@@ -314,6 +317,62 @@ impl fmt::Debug for MistralGenerator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MistralGenerator").field("id", &self.id).finish_non_exhaustive()
     }
+}
+
+/// How many copies of a model answer: one per core, if the further ones fit into `memory` bytes.
+fn copies(bytes: u64, memory: u64) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let further = memory / bytes.max(1);
+    cores.min(1 + further as usize)
+}
+
+/// The places for answers in progress.
+struct Slots {
+    places: Arc<Semaphore>,
+    /// The copies of the free places, as many as the semaphore has permits.
+    free: Arc<Locked<Vec<usize>>>,
+    n: u32,
+}
+
+impl Slots {
+    fn new(n_copies: usize) -> Self {
+        let free: Vec<usize> =
+            (0..n_copies).flat_map(|copy| (0..MAX_RUNNING).map(move |_| copy)).collect();
+        let places = Arc::new(Semaphore::new(free.len()));
+        Self { places, n: free.len() as u32, free: Arc::new(Locked::new(free)) }
+    }
+
+    async fn one(&self) -> Slot {
+        let permit = Arc::clone(&self.places).acquire_owned().await;
+        let permit = permit.expect("the semaphore is never closed");
+        let copy = lock(&self.free).pop().expect("a permit stands for a free place");
+        Slot { copy, back: Some(Arc::clone(&self.free)), _permit: permit }
+    }
+
+    async fn all(&self) -> Slot {
+        let permit = Arc::clone(&self.places).acquire_many_owned(self.n).await;
+        Slot { copy: 0, back: None, _permit: permit.expect("the semaphore is never closed") }
+    }
+}
+
+/// A place for an answer on one copy, or all places.
+struct Slot {
+    copy: usize,
+    /// Where one place goes back to; given back before the permit.
+    back: Option<Arc<Locked<Vec<usize>>>>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if let Some(free) = &self.back {
+            lock(free).push(self.copy);
+        }
+    }
+}
+
+fn lock(free: &Locked<Vec<usize>>) -> std::sync::MutexGuard<'_, Vec<usize>> {
+    free.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// An engine on its thread, and the weights it shares with us.
@@ -348,7 +407,7 @@ fn give_back_memory() {
 /// An answer in progress.
 struct Waiting {
     start: Instant,
-    rest: Option<(mpsc::Receiver<Response>, OwnedSemaphorePermit)>,
+    rest: Option<(mpsc::Receiver<Response>, Slot)>,
     chooser: Option<Arc<Chooser>>,
 }
 
@@ -363,7 +422,7 @@ impl Drop for Waiting {
     /// The engine panics when nobody takes its answer, so someone does: the answer is cut short,
     /// and its slots are free again when the engine has let go of it.
     fn drop(&mut self) {
-        let Some((mut responses, slots)) = self.rest.take() else { return };
+        let Some((mut responses, slot)) = self.rest.take() else { return };
         if responses.is_closed() {
             return;
         }
@@ -372,7 +431,7 @@ impl Drop for Waiting {
         }
         std::thread::spawn(move || {
             while responses.blocking_recv().is_some() {}
-            drop(slots);
+            drop(slot);
         });
     }
 }

@@ -23,9 +23,14 @@ const BACKEND: &str = "mistralrs";
 /// Loads Hugging Face folders: f32 on the processor, or bf16 on the first GPU with feature `cuda`.
 ///
 /// Nothing is fetched. Dropping the generator frees the model before the drop returns, so models
-/// can be loaded one after the other within the memory of the largest.
+/// can be loaded one after the other within the memory of the largest and its copies.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct MistralLoader;
+pub struct MistralLoader {
+    /// Bytes that further copies of a model may take, on the processor. Writing one token uses one
+    /// core, and tokens of several answers cannot be written together there, so a small model
+    /// answers faster from a copy per core. 0 for no copies.
+    pub copies_memory: u64,
+}
 
 impl Loader for MistralLoader {
     fn load(
@@ -33,6 +38,6 @@ impl Loader for MistralLoader {
         model: &ModelFolder,
         adapter: Option<&Path>,
     ) -> Result<Arc<dyn Generator>, BackendError> {
-        Ok(Arc::new(MistralGenerator::load(model, adapter)?))
+        Ok(Arc::new(MistralGenerator::load(model, adapter, self.copies_memory)?))
     }
 }

@@ -158,12 +158,13 @@ fn model(folder: &TempDir) -> ModelFolder {
 }
 
 fn load(folder: &TempDir, adapter: Option<&TempDir>) -> Arc<dyn Generator> {
-    MistralLoader.load(&model(folder), adapter.map(TempDir::path)).unwrap()
+    let loader = MistralLoader { copies_memory: 1 << 30 };
+    loader.load(&model(folder), adapter.map(TempDir::path)).unwrap()
 }
 
 #[track_caller]
 fn refused(folder: &TempDir, adapter: Option<&Path>, expect: &str) {
-    let Err(error) = MistralLoader.load(&model(folder), adapter) else {
+    let Err(error) = MistralLoader::default().load(&model(folder), adapter) else {
         panic!("loaded where `{expect}` was expected")
     };
     assert_eq!(error.kind, BackendErrorKind::Fatal);

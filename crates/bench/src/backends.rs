@@ -20,6 +20,7 @@ use bench_retrieval::{CachedEmbedder, English, ExactIndexer, HashingEmbedder};
 use bench_run::backends::{Counter, Place};
 use bench_run::scripted::{self, ScriptedTrainer};
 use bench_run::{Backends, ResolvedModel};
+use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
 use crate::catalog::{self, Kind};
 use crate::models::Cache;
@@ -28,15 +29,23 @@ use crate::models::Cache;
 const MINILM_DIMENSION: usize = 384;
 const MINILM_WINDOW: usize = 254;
 
+/// The part of the machine's memory that further copies of a small model may take: one eighth.
+const COPIES_SHARE: u64 = 8;
+
 /// Everything a user can name in an experiment.
 pub(crate) struct Real {
     pub(crate) cache: Cache,
     counters: Mutex<BTreeMap<String, Arc<PromptCounter>>>,
+    loader: MistralLoader,
 }
 
 impl Real {
     pub(crate) fn new(cache: Cache) -> Self {
-        Self { cache, counters: Mutex::new(BTreeMap::new()) }
+        let memory = System::new_with_specifics(
+            RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram()),
+        );
+        let loader = MistralLoader { copies_memory: memory.total_memory() / COPIES_SHARE };
+        Self { cache, counters: Mutex::new(BTreeMap::new()), loader }
     }
 
     fn local(&self, id: String, folder: &Path) -> Result<ResolvedModel, BackendError> {
@@ -116,7 +125,7 @@ impl Backends for Real {
         adapter: Option<&Path>,
     ) -> Result<Arc<dyn Generator>, BackendError> {
         match &model.place {
-            Place::Local(folder) => MistralLoader.load(folder, adapter),
+            Place::Local(folder) => self.loader.load(folder, adapter),
             Place::Endpoint(endpoint) => {
                 let key = key(endpoint.api_key_env.as_ref())?;
                 Ok(Arc::new(EndpointGenerator::new(endpoint, key)?))
