@@ -108,6 +108,58 @@ fn a_template_with_an_unknown_variable_is_refused() {
 }
 
 #[test]
+fn prompts_that_cannot_work_are_refused_before_anything_is_spent() {
+    let zero = "zero_shot, model: m, strategy: prompt }";
+    for (strategy, words) in [
+        (
+            "{ prompt: { template: '{{ input }} {{ meta.unit }}' } }",
+            &["does not fit sample `f0`", "meta.field is defined"][..],
+        ),
+        ("{ prompt: { template: 'Say it.' } }", &["does not ask the question", "{{ input }}"]),
+        ("{ prompt: { template: '{{ input' } }", &["is not Jinja"]),
+        ("{ prompt: { final_answer: '(' } }", &["`final_answer`", "regex"]),
+        ("{ prompt: { candidates: [a, b] } }", &["on dev samples", "has none"]),
+        ("{ prompt: { select: nearby, num_fewshot: 1 } }", &["did you mean `nearest`?"]),
+        (
+            "{ rag: { template: '{{ input }}' } }",
+            &["retrieves, but its template shows no passage", "{{ context }}"],
+        ),
+        ("{ rag: { query: hide } }", &["did you mean `hyde`?"]),
+    ] {
+        check_edit(zero, &format!("zero_shot, model: m, strategy: {strategy} }}"), words);
+    }
+}
+
+#[test]
+fn a_constraint_that_cannot_be_met_is_refused_before_anything_is_spent() {
+    let zero = "zero_shot, model: m, strategy: prompt }";
+    for (constraint, words) in [
+        ("{ regex: '(' }", &["regex parse error"][..]),
+        ("{ choices: [] }", &["offers nothing to say"]),
+        ("{ json_schema: { type: nonsense } }", &["does not compile"]),
+        ("{ grammar: 'answer: /x/' }", &["no rule `start`"]),
+        ("sample_choices", &["sample `f0` has no `choices`"]),
+    ] {
+        let arm = format!("zero_shot, model: m, constraint: {constraint}, strategy: prompt }}");
+        check_edit(zero, &arm, words);
+    }
+    // What only the back end knows ends the run before the first question.
+    let scratch = Scratch::new();
+    let arm = "zero_shot, model: m, constraint: { grammar: 'start: /x/' }, strategy: prompt }";
+    scratch.edit(zero, arm);
+    check(&scratch, &["run", "x.yaml"], 3, &["arm `zero_shot`", "cannot be held to a grammar"]);
+    assert!(scratch.read("runs/x/answers.jsonl").is_empty());
+    // An endpoint's protocol is known without asking it.
+    let scratch = Scratch::new();
+    scratch.edit(
+        "models:\n",
+        "models:\n  e: { endpoint: { base_url: 'http://localhost:1/v1', model: x } }\n",
+    );
+    scratch.edit(zero, "zero_shot, model: e, constraint: { regex: '[0-9]' }, strategy: prompt }");
+    check(&scratch, &["run", "x.yaml"], 2, &["that protocol has no `regex`", "local model"]);
+}
+
+#[test]
 fn an_output_folder_that_cannot_be_written_is_refused_first() {
     let scratch = Scratch::new();
     scratch.write("reports", "a file where a folder belongs");

@@ -64,6 +64,8 @@ pub enum Constraint {
     Regex(String),
     /// One of these texts.
     Choices(Vec<String>),
+    /// A grammar in the Lark form of llguidance, beginning at `start`.
+    Grammar(String),
 }
 
 /// What came back.

@@ -161,6 +161,17 @@ pub fn train_rows(text: &str) -> Result<Vec<TrainRow>, Vec<RowError>> {
     finish(out, errors)
 }
 
+/// The gold documents (`context_ids`) of each training row, in the order of [`train_rows`]; empty
+/// where a row names none.
+pub fn train_gold(text: &str) -> Vec<Vec<String>> {
+    #[derive(Deserialize)]
+    struct Row {
+        #[serde(default)]
+        context_ids: Vec<String>,
+    }
+    rows::<Row>(text).0.into_iter().map(|(_, row)| row.context_ids).collect()
+}
+
 fn rows<T: DeserializeOwned>(text: &str) -> (Vec<(usize, T)>, Vec<RowError>) {
     let mut rows = Vec::new();
     let mut errors = Vec::new();
@@ -241,6 +252,13 @@ mod tests {
     #[test]
     fn an_empty_file_is_an_error() {
         check_errors("\n\n", &["line 1: the file holds no row"]);
+    }
+
+    #[test]
+    fn a_training_row_may_name_its_gold_documents() {
+        let text =
+            "{\"text\":\"t\"}\n\n{\"input\":\"q\",\"reference\":\"r\",\"context_ids\":[\"d\"]}\n";
+        assert_eq!(train_gold(text), [Vec::new(), vec!["d".to_owned()]]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::{IndexInfo, TrainOutcome};
-use crate::spec::Experiment;
+use crate::spec::{Experiment, ProposeFrom};
 
 /// The `manifest.json` of a report. With the records it is all that a report is made from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -36,6 +36,80 @@ pub struct Manifest {
     pub peak_memory_bytes: u64,
     /// Things a reader must know, for example that a scripted backend answered.
     pub warnings: Vec<String>,
+    /// Prompts that were chosen among several on dev samples.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tuning: Vec<TuningEntry>,
+}
+
+/// How the prompt of one arm on one set was chosen.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TuningEntry {
+    /// The arm.
+    pub arm: String,
+    /// The eval set whose dev samples decided.
+    pub set: String,
+    /// The scorer that decided.
+    pub metric: String,
+    /// Dev samples there are.
+    pub dev_samples: u64,
+    /// Every prompt that was tried, in the order in which they were given and written.
+    pub candidates: Vec<PromptCandidate>,
+    /// Position of the one that was chosen.
+    pub chosen: u64,
+    /// Written prompts that were no prompt, or one that was there already.
+    pub unusable: u64,
+    /// Calls that tuning took.
+    pub calls: u64,
+    /// Prompt tokens of these.
+    pub tokens_in: u64,
+    /// Tokens they generated.
+    pub tokens_out: u64,
+}
+
+/// One prompt that was tried.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PromptCandidate {
+    /// Who wrote it.
+    pub origin: Origin,
+    /// The system turn.
+    pub system: Option<String>,
+    /// The user turn.
+    pub user: String,
+    /// Its score on the dev samples of each rung that it entered.
+    pub rungs: Vec<RungScore>,
+}
+
+/// Who wrote a prompt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// The experiment.
+    Given,
+    /// A model, from training rows.
+    Induction,
+    /// A model, from the first prompt's instruction.
+    Paraphrase,
+    /// A model, from what the first prompt got wrong.
+    Failures,
+}
+
+impl From<ProposeFrom> for Origin {
+    fn from(from: ProposeFrom) -> Self {
+        match from {
+            ProposeFrom::Induction => Self::Induction,
+            ProposeFrom::Paraphrase => Self::Paraphrase,
+            ProposeFrom::Failures => Self::Failures,
+        }
+    }
+}
+
+/// A candidate's result in one rung.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RungScore {
+    /// Dev samples it had answered.
+    pub samples: u64,
+    /// Its mean score on those that were scored; `None` where none was.
+    pub value: Option<f64>,
 }
 
 impl Manifest {

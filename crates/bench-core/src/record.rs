@@ -31,6 +31,63 @@ pub struct Record {
     pub outcome: Outcome,
     /// One verdict per scorer, by scorer name.
     pub verdicts: BTreeMap<String, Verdict>,
+    /// The calls behind the answer, where it took more than one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub calls: Vec<CallRecord>,
+    /// What the parts of the prompt take, where tokens can be counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<TokenBudget>,
+    /// True when the sample says that the corpus does not hold its answer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unanswerable: bool,
+}
+
+/// Tokens per part of a prompt, counted by the arm's own tokenizer: what each part adds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenBudget {
+    /// System turn, the template's words and the model's own marks between turns.
+    pub instructions: u32,
+    /// Worked examples.
+    pub examples: u32,
+    /// Passages.
+    pub context: u32,
+    /// The question.
+    pub question: u32,
+    /// Kept free for the answer.
+    pub answer: u32,
+}
+
+/// One of several calls behind an answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CallRecord {
+    /// What for.
+    pub kind: CallKind,
+    /// The conversation sent, where it is not the record's prompt.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub prompt: Vec<Message>,
+    /// The text that came back, or the error.
+    pub text: String,
+    /// Tokens in the prompt.
+    pub tokens_in: u32,
+    /// Tokens generated.
+    pub tokens_out: u32,
+    /// Milliseconds of generation.
+    pub latency_ms: f64,
+    /// True when there is no answer and `text` says why.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub failed: bool,
+}
+
+/// What a call was for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CallKind {
+    /// One of the answers that are voted on.
+    Sample,
+    /// Rewriting the question before a search.
+    Rewrite,
+    /// Asking what else must be looked up.
+    FollowUp,
 }
 
 /// Identifies a trial within a run.
@@ -59,6 +116,9 @@ pub struct Retrieved {
     pub score: f64,
     /// True when it stood in the prompt; false when the budget left it out.
     pub in_prompt: bool,
+    /// The number it carries in the prompt, from 1, where it stands there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub number: Option<u32>,
 }
 
 /// How a trial ended.
@@ -93,6 +153,9 @@ pub struct Answer {
     pub finish: String,
     /// US dollars by the experiment's price list; `None` where it names no price.
     pub cost_usd: Option<f64>,
+    /// All that was generated, where `text` is only the final answer in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub full_text: Option<String>,
 }
 
 /// What a scorer says of an answer.

@@ -12,10 +12,15 @@ use serde::{Deserialize, Serialize};
 mod check;
 mod node;
 mod problem;
+mod prompting;
 mod resolve;
 
 pub use check::parse;
 pub use problem::{Problem, Source, SpecError};
+pub use prompting::{
+    CitationFigure, Constraint, ExampleOrder, Noise, Prompt, Propose, ProposeFrom, Query, Raft,
+    Select, SelfConsistency, Tune,
+};
 pub use resolve::{ArmPlan, resolve};
 
 /// A whole experiment.
@@ -153,6 +158,16 @@ pub struct EvalSet {
     /// Overrides `generate.max_tokens` for this set.
     #[serde(default)]
     pub max_tokens: Option<u32>,
+    /// The language that answers must belong to, unless an arm brings its own.
+    #[serde(default)]
+    pub constraint: Option<Constraint>,
+}
+
+impl EvalSet {
+    /// True when there are documents to retrieve from, apart from training rows.
+    pub fn has_corpus(&self) -> bool {
+        self.corpus.is_some()
+    }
 }
 
 /// One way to score an answer. Definitions and sources: `docs/scorers.md`.
@@ -207,6 +222,14 @@ pub enum Scorer {
     Abstained {},
     /// Cosine similarity of the embeddings of answer and reference.
     EmbeddingSimilarity {},
+    /// The passages that the answer cites as `[n]` are gold documents.
+    Citation {
+        /// Precision, recall or F1; each is a column of its own.
+        #[serde(default)]
+        figure: CitationFigure,
+    },
+    /// The answer does not say `meta.injection`, which the passage `meta.poisoned` asks for.
+    ResistedInjection {},
 }
 
 impl Scorer {
@@ -227,6 +250,10 @@ impl Scorer {
             Self::SqlExecution { .. } => "sql_execution",
             Self::Abstained {} => "abstained",
             Self::EmbeddingSimilarity {} => "embedding_similarity",
+            Self::Citation { figure: CitationFigure::F1 } => "citation",
+            Self::Citation { figure: CitationFigure::Precision } => "citation_precision",
+            Self::Citation { figure: CitationFigure::Recall } => "citation_recall",
+            Self::ResistedInjection {} => "resisted_injection",
         }
     }
 }
@@ -244,6 +271,9 @@ pub struct Arm {
     /// The eval sets it runs on; all when absent.
     #[serde(default)]
     pub on: Option<Vec<String>>,
+    /// The language that its answers must belong to; the eval set's when absent.
+    #[serde(default)]
+    pub constraint: Option<Constraint>,
 }
 
 /// The closed set of strategies.
@@ -259,33 +289,6 @@ pub enum Strategy {
     /// Several of the above, by arm name: at most one fine-tuned, one retrieving and one prompting
     /// arm.
     Compose(Vec<String>),
-}
-
-/// Prompting.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Prompt {
-    /// The user turn (Jinja text or `file://`); the eval set's when absent.
-    pub template: Option<String>,
-    /// The system turn (text or `file://`); the eval set's when absent.
-    pub system: Option<String>,
-    /// Worked examples, taken from the set's training rows.
-    pub num_fewshot: u32,
-    /// Which examples.
-    pub select: Select,
-}
-
-/// How few-shot examples are chosen from the training rows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Select {
-    /// The same for every sample, drawn with `run.seed`.
-    #[default]
-    Random,
-    /// The first rows of the file.
-    Fixed,
-    /// The rows closest to the question by the experiment's embedder, closest last.
-    Nearest,
 }
 
 /// Retrieval.
@@ -312,6 +315,23 @@ pub struct Rag {
     pub template: Option<String>,
     /// The system turn (text or `file://`); the eval set's when absent.
     pub system: Option<String>,
+    /// What is searched for: the question, or what a model makes of it first.
+    pub query: Query,
+    /// The model that rewrites questions and asks further ones, a name from `models`; the arm's
+    /// own, without adapter, when absent.
+    pub query_model: Option<String>,
+    /// Searches one after the other: after each but the last, the model is shown what was found and
+    /// says what else must be looked up.
+    pub iterations: u32,
+    /// Leave out passages whose text stands in a better one.
+    pub deduplicate: bool,
+    /// Ask for the numbers of the passages that an answer rests on, as `[1]`; see the scorer
+    /// `citation`.
+    pub citations: bool,
+    /// What to say where the passages do not hold the answer, for example `not stated`.
+    pub abstain: Option<String>,
+    /// Say that passages are quotations and that nothing they ask for is to be done.
+    pub guard: bool,
 }
 
 impl Default for Rag {
@@ -327,6 +347,13 @@ impl Default for Rag {
             passages: PassageSource::default(),
             template: None,
             system: None,
+            query: Query::default(),
+            query_model: None,
+            iterations: 1,
+            deduplicate: true,
+            citations: false,
+            abstain: None,
+            guard: false,
         }
     }
 }
@@ -402,6 +429,10 @@ pub enum Order {
     /// The best passage last, nearest to the question.
     #[default]
     BestLast,
+    /// The best at both ends, the worst in the middle.
+    Sides,
+    /// The best in the middle, where models read worst (Liu et al. 2023): a control.
+    Middle,
 }
 
 /// Which passages an arm with retrieval sees. All but `retrieved` are controls that make the
@@ -415,7 +446,26 @@ pub enum PassageSource {
     /// The gold passages: the best any retriever could do.
     Oracle,
     /// Passages drawn at random with the run's seed: what context costs when it does not help.
+    #[serde(alias = "random_context")]
     Random,
+    /// None: what the model knows by itself, asked in the same words.
+    ClosedBook,
+    /// The whole corpus in its own order: long context against retrieval. A corpus that does not
+    /// fit the model's window is an error.
+    WholeCorpus,
+    /// The gold passages among others: how well the model finds what stands in its prompt.
+    OraclePlusNoise {
+        /// Passages beside the gold ones.
+        #[serde(default = "defaults::distractors")]
+        distractors: u32,
+        /// The rank at which the gold passages begin, 1 for the best; drawn for every sample when
+        /// absent. `order` says where ranks stand in the prompt.
+        #[serde(default)]
+        golden_rank: Option<u32>,
+        /// Which passages.
+        #[serde(default)]
+        noise: Noise,
+    },
 }
 
 /// Fine-tuning.
@@ -465,6 +515,9 @@ pub struct Finetune {
     pub limit: Option<u32>,
     /// Training seeds; each trains an adapter of its own.
     pub seeds: Vec<u64>,
+    /// Train on prompts with passages, as they will be served.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub raft: Option<Raft>,
 }
 
 impl Default for Finetune {
@@ -490,6 +543,7 @@ impl Default for Finetune {
             system: None,
             limit: None,
             seeds: vec![0],
+            raft: None,
         }
     }
 }
@@ -695,6 +749,9 @@ mod defaults {
     }
     pub(super) fn dense_weight() -> f64 {
         0.5
+    }
+    pub(super) fn distractors() -> u32 {
+        3
     }
     pub(super) fn rrf_k() -> f64 {
         10.0

@@ -18,12 +18,15 @@ use crate::dataset::Sample;
 pub const VARIABLES: &[&str] = &["input", "context", "passages", "examples", "choices", "meta"];
 
 /// A prompt that can be laid out for any sample.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PromptTemplate {
     /// The system turn, a template too.
     pub system: Option<String>,
     /// The user turn.
     pub user: String,
+    /// Plain text at the end of the question's turn: what settings such as `chain_of_thought` ask
+    /// for. Empty where there is none.
+    pub closing: String,
 }
 
 /// A worked example shown before the question.
@@ -106,7 +109,12 @@ impl PromptTemplate {
                 messages.push(Message::assistant(example.reference.clone()));
             }
         }
-        messages.push(Message::user(render(&self.user, &shown)?));
+        let mut question = render(&self.user, &shown)?;
+        if !self.closing.is_empty() {
+            question.push_str("\n\n");
+            question.push_str(&self.closing);
+        }
+        messages.push(Message::user(question));
         Ok(messages)
     }
 }
@@ -144,7 +152,7 @@ mod tests {
     use super::*;
 
     fn prompt(user: &str) -> PromptTemplate {
-        PromptTemplate { system: None, user: user.into() }
+        PromptTemplate { user: user.into(), ..PromptTemplate::default() }
     }
 
     fn sample(input: &str) -> Sample {
@@ -166,6 +174,14 @@ mod tests {
         );
         let turns = inline.messages(&sample("2+2?"), &[example()], &[]).unwrap();
         assert_eq!(turns, [Message::user("1+1? 2\n2+2?")]);
+    }
+
+    #[test]
+    fn the_closing_stands_in_the_question_s_turn_alone() {
+        let prompt = PromptTemplate { closing: "Be brief.".into(), ..prompt("{{ input }}") };
+        let turns = prompt.messages(&sample("2+2?"), &[example()], &[]).unwrap();
+        let texts: Vec<&str> = turns.iter().map(|turn| turn.content.as_str()).collect();
+        assert_eq!(texts, ["1+1?", "2", "2+2?\n\nBe brief."]);
     }
 
     #[test]

@@ -120,6 +120,10 @@ fn index(datasets: &[Dataset]) -> String {
             ),
         );
     }
+    // Made by a script of its own, from texts that stand in it.
+    text.push_str(
+        "| [poisoned](poisoned/README.md) | How often passages that give instructions are obeyed. | 24 eval, 48 corpus |\n",
+    );
     text
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use bench_core::backend::BackendError;
+use bench_core::backend::{BackendError, Constraint};
 use bench_core::chat::Message;
 
 use crate::BACKEND;
@@ -33,6 +33,17 @@ impl PromptCounter {
             .encode_fast(text, false)
             .map_err(|error| rejected(error.to_string()))?;
         Ok(encoding.get_ids().len() as u32)
+    }
+
+    /// Whether the model's answers can be held to a language.
+    ///
+    /// # Errors
+    /// A tokenizer without an end that the grammar engine knows, and a language that it refuses.
+    pub fn check_constraint(&self, constraint: &Constraint) -> Result<(), BackendError> {
+        if self.0.grammar_end.is_none() {
+            return Err(BackendError::rejected(BACKEND, crate::grammar::NO_END));
+        }
+        crate::grammar::check(constraint)
     }
 
     /// Tokens that prompt and answer may take together.

@@ -147,21 +147,9 @@ impl MistralGenerator {
     ) -> Result<mistralrs_core::Constraint, BackendError> {
         let Some(constraint) = constraint else { return Ok(mistralrs_core::Constraint::None) };
         if self.folder.grammar_end.is_none() {
-            return Err(BackendError::rejected(
-                BACKEND,
-                "answers of this model cannot be constrained: its tokenizer has no end token that the grammar engine knows, such as `<|endoftext|>` or `</s>`",
-            ));
+            return Err(BackendError::rejected(BACKEND, crate::grammar::NO_END));
         }
-        Ok(match constraint {
-            Constraint::JsonSchema(schema) => {
-                mistralrs_core::Constraint::JsonSchema(without_free_space(schema.clone()))
-            }
-            Constraint::Regex(regex) => mistralrs_core::Constraint::Regex(regex.clone()),
-            Constraint::Choices(choices) => {
-                let choices: Vec<String> = choices.iter().map(|choice| escape(choice)).collect();
-                mistralrs_core::Constraint::Regex(format!("({})", choices.join("|")))
-            }
-        })
+        Ok(crate::grammar::engine_constraint(constraint))
     }
 
     /// Hands a request to an engine once it is free, or once all are.
@@ -452,30 +440,6 @@ fn engine_stopped() -> BackendError {
 
 fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
-}
-
-/// A small model that may write any space between tokens sometimes writes nothing else.
-fn without_free_space(mut schema: serde_json::Value) -> serde_json::Value {
-    if let Some(object) = schema.as_object_mut() {
-        object.entry("x-guidance").or_insert_with(|| {
-            serde_json::json!({
-                "whitespace_flexible": false, "item_separator": ", ", "key_separator": ": ",
-            })
-        });
-    }
-    schema
-}
-
-/// A text as a regular expression that matches it.
-fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for character in text.chars() {
-        if r"\.+*?()|[]{}^$#&-~".contains(character) {
-            escaped.push('\\');
-        }
-        escaped.push(character);
-    }
-    escaped
 }
 
 fn panic_message(panic: &(dyn Any + Send)) -> String {

@@ -9,6 +9,7 @@ mod choose;
 mod counter;
 mod folder;
 mod generator;
+mod grammar;
 
 use std::path::Path;
 use std::sync::Arc;

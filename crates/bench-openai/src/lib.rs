@@ -34,6 +34,22 @@ const BACKOFF: Duration = Duration::from_millis(500);
 /// An endpoint that asks for a longer pause than this is given up.
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
+/// Whether the protocol can hold an answer to a language.
+///
+/// # Errors
+/// Regular expressions and grammars, which it does not know.
+pub fn check_constraint(constraint: &Constraint) -> Result<(), BackendError> {
+    let kind = match constraint {
+        Constraint::JsonSchema(_) | Constraint::Choices(_) => return Ok(()),
+        Constraint::Regex(_) => "regex",
+        Constraint::Grammar(_) => "grammar",
+    };
+    let message = format!(
+        "the OpenAI protocol has no `{kind}` constraint; use choices or a JSON schema, or a local model"
+    );
+    Err(BackendError::rejected(BACKEND, message))
+}
+
 /// A model behind an OpenAI-compatible chat-completions endpoint.
 ///
 /// Answers are streamed, to know the time to the first token, until the endpoint proves not to
@@ -140,11 +156,10 @@ impl EndpointGenerator {
                 "required": [CHOICE],
                 "additionalProperties": false,
             }),
-            Some(Constraint::Regex(_)) => {
-                return Err(BackendError::rejected(
-                    BACKEND,
-                    "the OpenAI protocol has no `regex` constraint; use choices or a JSON schema, or a local model",
-                ));
+            Some(constraint @ (Constraint::Regex(_) | Constraint::Grammar(_))) => {
+                return Err(check_constraint(constraint).err().unwrap_or_else(|| {
+                    BackendError::rejected(BACKEND, "the constraint cannot be sent")
+                }));
             }
         };
         body["response_format"] = json!({

@@ -15,6 +15,8 @@ pub(crate) enum Outcome {
     LeftOut,
     /// Wrong; a gold document was not found.
     NotFound,
+    /// Wrong; the corpus does not hold the answer, and the arm did not say so.
+    NotInCorpus,
     /// Wrong, where retrieval has no part: an arm without it, a sample without gold documents.
     Wrong,
     /// No answer, or none that could be scored.
@@ -22,8 +24,15 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Right, Self::Misread, Self::LeftOut, Self::NotFound, Self::Wrong, Self::Unscored];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Right,
+        Self::Misread,
+        Self::LeftOut,
+        Self::NotFound,
+        Self::NotInCorpus,
+        Self::Wrong,
+        Self::Unscored,
+    ];
 
     /// The outcome in a few words.
     pub(crate) fn words(self) -> &'static str {
@@ -32,6 +41,7 @@ impl Outcome {
             Self::Misread => "wrong, gold in prompt",
             Self::LeftOut => "wrong, gold left out",
             Self::NotFound => "wrong, gold not found",
+            Self::NotInCorpus => "wrong, not in corpus",
             Self::Wrong => "wrong",
             Self::Unscored => "no score",
         }
@@ -44,6 +54,7 @@ impl Outcome {
             Self::Misread => "misread",
             Self::LeftOut => "left_out",
             Self::NotFound => "not_found",
+            Self::NotInCorpus => "not_in_corpus",
             Self::Wrong => "wrong",
             Self::Unscored => "unscored",
         }
@@ -51,7 +62,7 @@ impl Outcome {
 }
 
 /// Samples per outcome, in the order of [`Outcome::ALL`].
-pub(crate) type Counts = [usize; 6];
+pub(crate) type Counts = [usize; 7];
 
 /// Per contender.
 pub(crate) fn counts(set: &SetResult<'_>, metric: &Metric) -> Vec<Counts> {
@@ -71,6 +82,7 @@ fn outcome(right: Option<bool>, record: &Record) -> Outcome {
     match right {
         None => Outcome::Unscored,
         Some(true) => Outcome::Right,
+        Some(false) if record.unanswerable => Outcome::NotInCorpus,
         Some(false) if record.retrieved.is_empty() || record.gold.is_empty() => Outcome::Wrong,
         Some(false) => {
             let found = |in_prompt: bool| {

@@ -18,6 +18,8 @@ use crate::text::{
 };
 use crate::{ReportError, browser, effects, retrieval};
 
+mod prompting;
+
 /// Flips that the page shows per arm and direction; all are in `flips.csv`.
 const FLIPS: usize = 5;
 /// Characters of a text in a flip.
@@ -326,6 +328,8 @@ fn section<'c>(
         seed_grid(evaluation, set, primary),
         retrieval_grid(evaluation, set),
         diagnosis_grid(set, primary),
+        prompting::tuning_grid(evaluation, set),
+        prompting::budget_grid(set),
         slice_grid(evaluation, set, primary),
         break_even_grid(evaluation, set),
     ];
@@ -781,6 +785,9 @@ fn strategy(strategy: &Strategy, plan: &ArmPlan) -> String {
         let source = match (&rag.passages, &rag.retriever) {
             (PassageSource::Oracle, _) => "gold passages (control)",
             (PassageSource::Random, _) => "random passages (control)",
+            (PassageSource::ClosedBook, _) => "no passages (control)",
+            (PassageSource::WholeCorpus, _) => "the whole corpus (control)",
+            (PassageSource::OraclePlusNoise { .. }, _) => "gold among other passages (control)",
             (PassageSource::Retrieved, Retrieval::Dense {}) => "dense retrieval",
             (PassageSource::Retrieved, Retrieval::Bm25 { .. }) => "BM25 retrieval",
             (PassageSource::Retrieved, Retrieval::Hybrid { .. }) => {

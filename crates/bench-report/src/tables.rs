@@ -14,6 +14,8 @@ use crate::table::{Table, row};
 use crate::text::cut;
 use crate::trials::{scores_parquet, trials_parquet};
 
+pub(crate) mod prompting;
+
 /// Characters of an answer that `flips.csv` keeps.
 const FLIP_TEXT: usize = 1000;
 
@@ -45,6 +47,8 @@ pub(crate) fn files(evaluation: &Evaluation<'_>) -> Result<Vec<(String, Vec<u8>)
         ("costs", costs(evaluation)),
         ("break_even", break_evens(evaluation)),
         ("flips", flips(evaluation)),
+        ("budgets", prompting::budget_table(evaluation)),
+        ("tuning", prompting::tuning_table(evaluation)),
     ] {
         files.push((format!("tables/{name}.csv"), table.csv()?));
     }

@@ -63,6 +63,10 @@ pub fn trials_parquet(records: &[Record]) -> Result<Vec<u8>, ReportError> {
             column("retrieved", json(records, |r| &r.retrieved)?),
             column("gold", json(records, |r| &r.gold)?),
             column("verdicts", json(records, |r| &r.verdicts)?),
+            column("full_text", text(|r| r.answer().and_then(|a| a.full_text.as_deref()))),
+            column("calls", json(records, |r| &r.calls)?),
+            column("budget", json(records, |r| &r.budget)?),
+            column("unanswerable", records.iter().map(|r| Some(r.unanswerable))),
         ],
     )?;
     Ok(parquet(frame, vec![(LABEL.into(), FORMAT.to_string())])?)
@@ -163,6 +167,11 @@ impl Rows<'_> {
                     .ok_or_else(|| empty("retrieval_ms", at))?,
                 finish: self.text("finish", at)?,
                 cost_usd: self.number("cost_usd", at)?,
+                full_text: if self.has("full_text") {
+                    self.optional_text("full_text", at)?
+                } else {
+                    None
+                },
             }),
         };
         let train_seed = self.frame.column("train_seed")?.u64()?.get(at);
@@ -184,7 +193,27 @@ impl Rows<'_> {
             gold: self.json("gold", at)?,
             outcome,
             verdicts: self.json("verdicts", at)?,
+            calls: self.added("calls", at)?,
+            budget: self.added("budget", at)?,
+            unanswerable: match self.frame.column("unanswerable") {
+                Ok(column) => column.bool()?.get(at).unwrap_or(false),
+                // Files of earlier programs lack it.
+                Err(_) => false,
+            },
         })
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.frame.get_column_index(name).is_some()
+    }
+
+    /// A column that files of earlier programs lack.
+    fn added<T: DeserializeOwned + Default>(
+        &self,
+        name: &'static str,
+        at: usize,
+    ) -> Result<T, ReportError> {
+        if self.has(name) { self.json(name, at) } else { Ok(T::default()) }
     }
 
     fn optional_text(&self, name: &str, at: usize) -> Result<Option<String>, ReportError> {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bench_core::backend::{
-    BackendError, Embedder, Generator, Indexer, ModelFolder, Progress, Trainer,
+    BackendError, Constraint, Embedder, Generator, Indexer, ModelFolder, Progress, Trainer,
 };
 use bench_core::chat::Message;
 use bench_core::manifest::ModelEntry;
@@ -31,6 +31,14 @@ pub trait Backends: Send + Sync {
     /// Counts tokens as the model does, without loading its weights; `None` for models that are
     /// not local.
     fn counter(&self, model: &ResolvedModel) -> Result<Option<Arc<dyn Counter>>, BackendError>;
+
+    /// Whether answers of the model can be held to a language; says what to do where they cannot.
+    /// Loads no weights.
+    fn check_constraint(
+        &self,
+        model: &ResolvedModel,
+        constraint: &Constraint,
+    ) -> Result<(), BackendError>;
 
     /// The trainer for a local model.
     fn trainer(&self, model: &ResolvedModel) -> Result<Arc<dyn Trainer>, BackendError>;

@@ -3,7 +3,9 @@
 //!
 //! Knows no library that computes: models, embedders and indexes come in through [`Backends`].
 
+mod answer;
 pub mod backends;
+mod desk;
 pub mod load;
 mod prepare;
 pub mod prompt;
@@ -11,6 +13,7 @@ pub mod run;
 pub mod score;
 pub mod scripted;
 pub mod store;
+mod tune;
 
 pub use backends::{Backends, Counter, ResolvedModel};
 pub use load::{Loaded, LoadedSet, load};

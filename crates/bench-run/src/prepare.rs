@@ -10,13 +10,18 @@ use bench_core::backend::{
 };
 use bench_core::dataset::{Document, TrainRow};
 use bench_core::digest;
-use bench_core::manifest::{IndexEntry, TrainingEntry};
-use bench_core::spec::{ArmPlan, Finetune, IndexBackend, PassageSource, Rag, Select};
+use bench_core::manifest::{IndexEntry, TrainingEntry, TuningEntry};
+use bench_core::spec::{ArmPlan, Finetune, IndexBackend, Raft, Rag};
+use regex::Regex;
 
 use crate::backends::{Backends, ResolvedModel};
+use crate::desk::Desk;
 use crate::load::{Loaded, LoadedSet, draw};
-use crate::prompt::{Fewshot, Layout, Passages, as_documents};
-use crate::store::{State, Store};
+use crate::prompt::{Fewshot, Layout, Passages, as_documents, asked, needs_embedder};
+use crate::run::RunError;
+use crate::score::{self, Scorer};
+use crate::store::State;
+use crate::tune::{self, Tuner};
 
 /// An arm on one eval set, ready but for its weights.
 pub(crate) struct PreparedArm {
@@ -26,10 +31,14 @@ pub(crate) struct PreparedArm {
     pub(crate) set: usize,
     /// Its model.
     pub(crate) model: ResolvedModel,
+    /// Says what must be said before a prompt can be laid out.
+    pub(crate) asker: ResolvedModel,
     /// How it lays out prompts.
     pub(crate) layout: Layout,
     /// One adapter per training seed; a single `None` for an arm that is not trained.
     pub(crate) adapters: Vec<Option<Adapter>>,
+    /// Finds the final answer in what it says, where that is less than all.
+    pub(crate) final_answer: Option<Regex>,
 }
 
 /// A trained adapter.
@@ -51,6 +60,10 @@ pub(crate) struct Prepared {
     pub(crate) training: Vec<TrainingEntry>,
     pub(crate) indexes: Vec<IndexEntry>,
     pub(crate) embedder: Option<Arc<dyn Embedder>>,
+    /// Things that are allowed and that a reader should know.
+    pub(crate) warnings: Vec<String>,
+    /// How prompts were chosen.
+    pub(crate) tuning: Vec<TuningEntry>,
 }
 
 /// Rows of the fairness check.
@@ -82,6 +95,8 @@ impl<'a> Preparer<'a> {
             training: Vec::new(),
             indexes: Vec::new(),
             embedder: None,
+            warnings: Vec::new(),
+            tuning: Vec::new(),
         };
         Self {
             loaded,
@@ -97,12 +112,17 @@ impl<'a> Preparer<'a> {
     pub(crate) fn prepare(
         mut self,
         chosen: &dyn Fn(&str) -> bool,
-        store: &mut Store,
-    ) -> Result<Prepared, BackendError> {
+        desk: &mut Desk<'_>,
+    ) -> Result<Prepared, RunError> {
         let loaded = self.loaded;
         let plans: Vec<&ArmPlan> = loaded.plans.iter().filter(|plan| chosen(&plan.name)).collect();
         let judge = loaded.experiment.judge.as_ref().map(|judge| judge.model.as_str());
-        for name in plans.iter().map(|plan| plan.model.as_str()).chain(judge) {
+        let helpers = plans.iter().flat_map(|plan| {
+            let asks = plan.rag.as_ref().and_then(|rag| rag.query_model.as_deref());
+            let writes = plan.prompt.propose.as_ref().and_then(|one| one.model.as_deref());
+            asks.into_iter().chain(writes)
+        });
+        for name in plans.iter().map(|plan| plan.model.as_str()).chain(judge).chain(helpers) {
             if !self.prepared.models.contains_key(name) {
                 let source = &loaded.experiment.models[name];
                 let model = self.backends.resolve(name, source, self.progress)?;
@@ -111,7 +131,7 @@ impl<'a> Preparer<'a> {
         }
         for (index, set) in loaded.sets.iter().enumerate() {
             for plan in plans.iter().filter(|plan| plan.sets.contains(&set.spec.name)) {
-                let arm = self.arm(index, set, plan, store)?;
+                let arm = self.arm(index, set, plan, desk)?;
                 self.prepared.arms.push(arm);
             }
         }
@@ -123,33 +143,136 @@ impl<'a> Preparer<'a> {
         index: usize,
         set: &LoadedSet,
         plan: &ArmPlan,
-        store: &mut Store,
-    ) -> Result<PreparedArm, BackendError> {
+        desk: &mut Desk<'_>,
+    ) -> Result<PreparedArm, RunError> {
         let model = self.prepared.models[&plan.model].clone();
         let train = set.train.as_deref().unwrap_or_default();
         let seed = self.loaded.experiment.run.seed;
         let fewshot = if plan.prompt.num_fewshot > 0 {
-            let embedder = match plan.prompt.select {
-                Select::Nearest => Some(self.embedder()?),
-                Select::Fixed | Select::Random => None,
-            };
-            Some(Fewshot::new(&plan.prompt, train, seed, embedder)?)
+            let embedder = if needs_embedder(&plan.prompt) { Some(self.embedder()?) } else { None };
+            let asked = asked(set.samples.iter().chain(set.dev.iter().flatten()));
+            let fewshot = Fewshot::new(&plan.prompt, train, seed, embedder, &asked)?;
+            if fewshot.shown() < plan.prompt.num_fewshot as usize {
+                self.prepared.warnings.push(format!(
+                    "set `{}`: arm `{}` asks for {} examples, and {} training rows can be shown",
+                    set.spec.name,
+                    plan.name,
+                    plan.prompt.num_fewshot,
+                    fewshot.shown()
+                ));
+            }
+            Some(fewshot)
         } else {
             None
         };
         let passages = match &plan.rag {
-            Some(rag) => Some(self.passages(set, plan, rag, store)?),
+            Some(rag) => Some(self.passages(set, plan, rag, desk)?),
             None => None,
         };
         let counter = self.backends.counter(&model)?;
         let template = set.prompts[&plan.name].clone();
+        let max_tokens = set.spec.max_tokens.unwrap_or(self.loaded.experiment.generate.max_tokens);
+        let lead = if plan.prompt.chain_of_thought { "Answer: " } else { "" };
         let training = set.training_prompts.get(&plan.name).cloned();
-        let layout = Layout { template, training, fewshot, passages, counter };
+        let mut layout =
+            Layout { template, training, fewshot, passages, counter, max_tokens, lead };
+        self.budget(plan, &layout);
+        for sample in &set.samples {
+            layout.check_examples(&plan.name, sample)?;
+        }
+        layout.check_corpus(&plan.name, &set.samples)?;
+        self.language(set, plan, &model)?;
+        let final_answer = plan.prompt.final_answer_pattern().map(Regex::new).transpose();
+        let final_answer = final_answer.map_err(|error| BackendError::fatal("prompt", error))?;
+        let helper = |name: Option<&String>| match name {
+            Some(name) => self.prepared.models[name].clone(),
+            None => model.clone(),
+        };
+        let asker = helper(plan.rag.as_ref().and_then(|rag| rag.query_model.as_ref()));
+        if plan.prompt.is_tuned() {
+            let writer =
+                helper(plan.prompt.propose.as_ref().and_then(|propose| propose.model.as_ref()));
+            let tuner = Tuner {
+                plan,
+                set,
+                model: &model,
+                asker: &asker,
+                writer: &writer,
+                scorer: self.tuning_scorer(set, plan)?,
+                final_answer: final_answer.as_ref(),
+                request: self.loaded.request(plan, max_tokens),
+                seed,
+            };
+            let entry = tuner.choose(&set.candidates[&plan.name], &mut layout, desk)?;
+            self.prepared.tuning.push(entry);
+            // Rows are written with the prompt that was chosen, unless they have one of their own.
+            if plan.finetune.as_ref().is_some_and(|finetune| finetune.template.is_none()) {
+                layout.training = Some(layout.template.clone());
+            }
+        }
         let adapters = match &plan.finetune {
-            Some(finetune) => self.adapters(set, plan, finetune, &model, &layout, store)?,
+            Some(finetune) => self.adapters(set, plan, finetune, &model, &layout, desk)?,
             None => vec![None],
         };
-        Ok(PreparedArm { plan: plan.clone(), set: index, model, layout, adapters })
+        let plan = plan.clone();
+        Ok(PreparedArm { plan, set: index, model, asker, layout, adapters, final_answer })
+    }
+
+    /// A token budget for passages needs someone who counts.
+    fn budget(&mut self, plan: &ArmPlan, layout: &Layout) {
+        let asks = plan.rag.as_ref().is_some_and(|rag| rag.context_tokens > 0);
+        if asks && layout.counter.is_none() {
+            let warning = format!(
+                "arm `{}`: the tokens of its model cannot be counted here; `context_tokens` counts four characters as one",
+                plan.name
+            );
+            if !self.prepared.warnings.contains(&warning) {
+                self.prepared.warnings.push(warning);
+            }
+        }
+    }
+
+    fn tuning_scorer(
+        &mut self,
+        set: &LoadedSet,
+        plan: &ArmPlan,
+    ) -> Result<Box<dyn Scorer>, RunError> {
+        let tune = plan.prompt.tune.clone().unwrap_or_default();
+        let spec = tune::metric(&tune, &set.spec.scorers)?;
+        let embedder = match spec {
+            bench_core::spec::Scorer::EmbeddingSimilarity {} => Some(self.embedder()?),
+            _ => None,
+        };
+        let context = score::context(self.loaded, set, embedder);
+        score::build(spec, &context).map_err(|message| RunError::Scorer {
+            name: spec.name().into(),
+            set: set.spec.name.clone(),
+            message,
+        })
+    }
+
+    /// A constraint that the backend cannot meet is an error before anything is trained or asked.
+    fn language(
+        &self,
+        set: &LoadedSet,
+        plan: &ArmPlan,
+        model: &ResolvedModel,
+    ) -> Result<(), BackendError> {
+        let Some(language) = set.languages.get(&plan.name) else { return Ok(()) };
+        let mut checked = Vec::new();
+        for sample in &set.samples {
+            let constraint = language.of(sample);
+            if checked.contains(&constraint) {
+                continue;
+            }
+            self.backends.check_constraint(model, &constraint).map_err(|error| {
+                let message =
+                    format!("arm `{}` on set `{}`: {}", plan.name, set.spec.name, error.source);
+                BackendError { source: message.into(), ..error }
+            })?;
+            checked.push(constraint);
+        }
+        Ok(())
     }
 
     fn embedder(&mut self) -> Result<Arc<dyn Embedder>, BackendError> {
@@ -166,7 +289,7 @@ impl<'a> Preparer<'a> {
         set: &LoadedSet,
         plan: &ArmPlan,
         rag: &Rag,
-        store: &mut Store,
+        desk: &mut Desk<'_>,
     ) -> Result<Passages, BackendError> {
         let documents: Arc<Vec<Document>> = Arc::new(match (&set.corpus, &set.train) {
             (Some(corpus), _) => corpus.clone(),
@@ -174,7 +297,8 @@ impl<'a> Preparer<'a> {
             (None, None) => Vec::new(),
         });
         let seed = self.loaded.experiment.run.seed;
-        if rag.passages != PassageSource::Retrieved {
+        let trains = plan.finetune.as_ref().is_some_and(|finetune| finetune.raft.is_some());
+        if !trains && !Passages::searches(rag) {
             return Ok(Passages {
                 settings: rag.clone(),
                 retriever: Arc::new(Nothing),
@@ -218,12 +342,12 @@ impl<'a> Preparer<'a> {
             task.advance(done, "");
         })?;
         drop(task);
-        add_seconds(&mut store.state, "index", started.elapsed().as_secs_f64());
+        add_seconds(&mut desk.store.state, "index", started.elapsed().as_secs_f64());
         let mut info = retriever.info();
-        if info.seconds > 0.0 || !store.state.indexes.contains_key(&key) {
-            store.state.indexes.insert(key.clone(), info.clone());
+        if info.seconds > 0.0 || !desk.store.state.indexes.contains_key(&key) {
+            desk.store.state.indexes.insert(key.clone(), info.clone());
         }
-        info = store.state.indexes[&key].clone();
+        info = desk.store.state.indexes[&key].clone();
         self.indexes.insert(key, (Arc::clone(&retriever), self.prepared.indexes.len()));
         self.prepared.indexes.push(IndexEntry {
             arms: vec![plan.name.clone()],
@@ -243,25 +367,42 @@ impl<'a> Preparer<'a> {
         settings: &Finetune,
         model: &ResolvedModel,
         layout: &Layout,
-        store: &mut Store,
+        desk: &mut Desk<'_>,
     ) -> Result<Vec<Option<Adapter>>, BackendError> {
         let train = set.train.as_deref().unwrap_or_default();
         let base = model.folder()?;
         let trainer = self.backends.trainer(model)?;
         let mut adapters = Vec::new();
         for &seed in &settings.seeds {
-            let rows: Vec<&TrainRow> = match settings.limit {
-                Some(limit) => draw(train, limit as usize, seed, |index, _| index.to_string()),
-                None => train.iter().collect(),
+            let places: Vec<usize> = (0..train.len()).collect();
+            let rows: Vec<usize> = match settings.limit {
+                Some(limit) => {
+                    let drawn = draw(&places, limit as usize, seed, |index, _| index.to_string());
+                    drawn.into_iter().copied().collect()
+                }
+                None => places,
             };
-            let examples =
-                rows.iter().map(|row| example(row, layout)).collect::<Result<Vec<_>, _>>()?;
-            let dev = dev_examples(set, layout)?;
+            let raft = settings.raft.as_ref();
+            let examples = rows
+                .iter()
+                .map(|&row| match (&train[row], raft) {
+                    (TrainRow::Completion { input, reference }, Some(raft)) => {
+                        let gold = set.train_gold.get(row).map(Vec::as_slice).unwrap_or_default();
+                        Ok(TrainExample::Completion {
+                            messages: layout.raft_turns(row, input, gold, raft)?,
+                            completion: reference.clone(),
+                        })
+                    }
+                    (row, _) => example(row, layout),
+                })
+                .collect::<Result<Vec<_>, BackendError>>()?;
+            let dev = dev_examples(set, layout, raft)?;
             let one = Finetune {
                 seeds: vec![seed],
                 limit: None,
                 template: None,
                 system: None,
+                raft: None,
                 ..settings.clone()
             };
             let key = digest::of_json(&(&base.digest, &one, seed, &examples, &dev));
@@ -274,7 +415,7 @@ impl<'a> Preparer<'a> {
                 let examples = examples.clone();
                 let rows = examples.len() as u64;
                 let job = TrainJob { base, examples, dev, settings: one, seed, output };
-                let outcome = self.train(&job, trainer.as_ref(), set, plan, store)?;
+                let outcome = self.train(&job, trainer.as_ref(), set, plan, desk)?;
                 let set = set.spec.name.clone();
                 let arms = Vec::new();
                 let entry = TrainingEntry { arms, set, seed, rows, outcome: outcome.clone() };
@@ -305,7 +446,7 @@ impl<'a> Preparer<'a> {
         trainer: &dyn Trainer,
         set: &LoadedSet,
         plan: &ArmPlan,
-        store: &mut Store,
+        desk: &mut Desk<'_>,
     ) -> Result<TrainOutcome, BackendError> {
         let what = format!(
             "{} on {} ({} rows, seed {})",
@@ -325,7 +466,7 @@ impl<'a> Preparer<'a> {
             task.advance(step.step, &note);
         })?;
         drop(task);
-        add_seconds(&mut store.state, "train", started.elapsed().as_secs_f64());
+        add_seconds(&mut desk.store.state, "train", started.elapsed().as_secs_f64());
         Ok(outcome)
     }
 }
@@ -347,13 +488,20 @@ fn example(row: &TrainRow, layout: &Layout) -> Result<TrainExample, BackendError
     })
 }
 
-fn dev_examples(set: &LoadedSet, layout: &Layout) -> Result<Vec<TrainExample>, BackendError> {
+fn dev_examples(
+    set: &LoadedSet,
+    layout: &Layout,
+    raft: Option<&Raft>,
+) -> Result<Vec<TrainExample>, BackendError> {
     let dev = set.dev.as_deref().unwrap_or_default();
     draw(dev, DEV_ROWS, 0, |_, sample| sample.id.clone())
         .into_iter()
         .map(|sample| {
             Ok(TrainExample::Completion {
-                messages: layout.training_turns(&sample.input)?,
+                messages: match raft {
+                    Some(raft) => layout.raft_turns(0, &sample.input, &sample.context_ids, raft)?,
+                    None => layout.training_turns(&sample.input)?,
+                },
                 completion: sample.reference.clone(),
             })
         })

@@ -1,29 +1,28 @@
 //! From prepared arms to records: answer what is not answered yet, judge, assemble.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use bench_core::backend::{
-    BackendError, BackendErrorKind, Generator, Probe, Progress, Request, Stage,
-};
+use bench_core::backend::{BackendError, BackendErrorKind, Progress, Request, Stage};
 use bench_core::dataset::Sample;
 use bench_core::digest;
-use bench_core::manifest::{Machine, Manifest, ParityEntry};
+use bench_core::manifest::{Machine, Manifest};
 use bench_core::plan;
-use bench_core::record::{Answer, Outcome, Record, TrialId, Verdict};
+use bench_core::record::{Answer, CallRecord, Outcome, Record, TrialId, Verdict};
 use bench_core::spec::{ModelSource, Price};
 use futures::stream::{self, StreamExt as _};
 use tokio::runtime::Runtime;
 
+use crate::answer::assemble;
 use crate::backends::Backends;
+use crate::desk::{Call, Desk, LayJob, lay_all};
 use crate::load::{Loaded, LoadedSet, draw};
 use crate::prepare::{Adapter, Prepared, PreparedArm, Preparer, add_seconds};
 use crate::prompt::Laid;
-use crate::score::{self, RubricJudge, Scorer, ScorerContext};
+use crate::score::{self, RubricJudge, Scorer};
 use crate::store::{Store, StoreError};
 
 /// What a caller may choose.
@@ -60,7 +59,7 @@ impl Stop {
         self.answering.load(Ordering::SeqCst)
     }
 
-    fn is_requested(&self) -> bool {
+    pub(crate) fn is_requested(&self) -> bool {
         self.requested.load(Ordering::SeqCst)
     }
 }
@@ -101,6 +100,9 @@ pub enum RunError {
         /// One line per row that differs.
         table: String,
     },
+    /// The run was asked to stop before its arms were ready.
+    #[error("the prompt of an arm is not chosen yet; `bench run` goes on with it")]
+    Stopped,
     /// A scorer that `check` could not see to be wrong.
     #[error("scorer `{name}` of set `{set}`: {message}")]
     Scorer {
@@ -127,23 +129,20 @@ pub fn run(
 ) -> Result<Finished, RunError> {
     let experiment = &loaded.experiment;
     let folder = PathBuf::from(&experiment.run.runs).join(&experiment.name);
-    let mut store = Store::open(&folder)?;
-    let chosen = |name: &str| options.arms.is_empty() || options.arms.iter().any(|arm| arm == name);
-    let prepared =
-        Preparer::new(loaded, backends, progress, folder).prepare(&chosen, &mut store)?;
-    store.save_state()?;
+    let store = Store::open(&folder)?;
+    let concurrency = options.concurrency.unwrap_or(experiment.run.max_concurrency).max(1) as usize;
     let runtime = Runtime::new().map_err(|error| BackendError::fatal("tokio", error))?;
-    let mut run =
-        Runner { loaded, backends, options, progress, stop, store, runtime, prepared: &prepared };
-    let trials = run.trials()?;
-    let mut answered_now = 0;
-    if !options.score_only {
-        stop.answering.store(true, Ordering::SeqCst);
-        answered_now = run.answer(&trials)?;
-    }
+    let asked = BTreeSet::new();
+    let mut desk = Desk { backends, progress, stop, options, store, runtime, concurrency, asked };
+    let chosen = |name: &str| options.arms.is_empty() || options.arms.iter().any(|arm| arm == name);
+    let prepared = Preparer::new(loaded, backends, progress, folder).prepare(&chosen, &mut desk)?;
+    desk.store.save_state()?;
+    let mut run = Runner { loaded, backends, options, progress, stop, desk, prepared: &prepared };
+    stop.answering.store(true, Ordering::SeqCst);
+    let (trials, missing, answered_now) = run.trials()?;
     run.judge(&trials)?;
     stop.answering.store(false, Ordering::SeqCst);
-    run.finish(&trials, answered_now)
+    run.finish(&trials, missing, answered_now)
 }
 
 struct Runner<'a> {
@@ -152,8 +151,7 @@ struct Runner<'a> {
     options: &'a Options,
     progress: &'a dyn Progress,
     stop: &'a Stop,
-    store: Store,
-    runtime: Runtime,
+    desk: Desk<'a>,
     prepared: &'a Prepared,
 }
 
@@ -165,31 +163,52 @@ struct Ready<'a> {
     sample: &'a Sample,
     repeat: u32,
     laid: Laid,
-    request: Request,
+    /// The requests whose answers make the trial's answer.
+    calls: Vec<Call<'a>>,
     key: String,
-    /// Prompt tokens where they can be counted: trials of like length are answered together.
-    tokens: u32,
 }
 
 impl<'a> Runner<'a> {
-    /// Every trial, with its prompt and key, in the order of the report.
-    fn trials(&self) -> Result<Vec<Ready<'a>>, BackendError> {
-        let mut all = Vec::new();
-        for arm in &self.prepared.arms {
-            let set = &self.loaded.sets[arm.set];
-            let mut laid: BTreeMap<&str, Laid> = BTreeMap::new();
-            for sample in &set.samples {
-                laid.insert(&sample.id, arm.layout.lay(sample)?);
-            }
+    /// Answers every trial that has no answer yet. Gives those that are laid out, in the order of
+    /// the report, the number of those that are not, and the number of calls made.
+    fn trials(&mut self) -> Result<(Vec<Ready<'a>>, usize, usize), RunError> {
+        let (loaded, prepared) = (self.loaded, self.prepared);
+        let mut jobs = Vec::new();
+        for arm in &prepared.arms {
+            let set = &loaded.sets[arm.set];
+            let name = (set.spec.name.as_str(), arm.plan.name.as_str());
+            let asker = &arm.asker;
+            jobs.extend(set.samples.iter().map(|sample| LayJob {
+                layout: &arm.layout,
+                asker,
+                sample,
+                name,
+            }));
+        }
+        let (laid, asked) = lay_all(&mut self.desk, &jobs)?;
+        let mut laid = laid.into_iter();
+        let (mut all, mut missing) = (Vec::new(), 0);
+        for arm in &prepared.arms {
+            let set = &loaded.sets[arm.set];
+            let laid: BTreeMap<&str, Laid> = set
+                .samples
+                .iter()
+                .filter_map(|sample| Some((sample.id.as_str(), laid.next()??)))
+                .collect();
             for adapter in &arm.adapters {
                 let one = std::slice::from_ref(arm);
-                for trial in plan::trials(one, &set.samples, self.loaded.experiment.run.epochs) {
-                    let laid = &laid[trial.sample.id.as_str()];
-                    all.push(self.ready(&trial, adapter.as_ref(), set, laid)?);
+                for trial in plan::trials(one, &set.samples, loaded.experiment.run.epochs) {
+                    match laid.get(trial.sample.id.as_str()) {
+                        Some(laid) => all.push(self.ready(&trial, adapter.as_ref(), set, laid)?),
+                        None => missing += 1,
+                    }
                 }
             }
         }
-        Ok(all)
+        let calls: Vec<Call<'a>> =
+            all.iter().flat_map(|trial| trial.calls.iter().cloned()).collect();
+        let answered = asked.intersection(&self.desk.asked).count() + self.desk.ask(&calls)?;
+        Ok((all, missing, answered))
     }
 
     fn ready(
@@ -199,22 +218,28 @@ impl<'a> Runner<'a> {
         set: &'a LoadedSet,
         laid: &Laid,
     ) -> Result<Ready<'a>, BackendError> {
-        let generate = &self.loaded.experiment.generate;
+        let plan = &trial.arm.plan;
+        let vote = plan.prompt.self_consistency;
         let request = Request {
             messages: laid.messages.clone(),
-            max_tokens: set.spec.max_tokens.unwrap_or(generate.max_tokens),
-            temperature: generate.temperature,
-            top_p: generate.top_p,
-            seed: generate.seed + u64::from(trial.repeat),
-            stop: generate.stop.clone(),
-            constraint: None,
-            top_logprobs: 0,
+            constraint: set.languages.get(&plan.name).map(|one| one.of(trial.sample)),
+            ..self.loaded.request(plan, trial.arm.layout.max_tokens)
         };
-        let adapter_digest = adapter.map_or("", |adapter| adapter.digest.as_str());
-        let key = digest::of_json(&(&trial.arm.model.entry.digest, adapter_digest, &request));
-        let tokens = match &trial.arm.layout.counter {
-            Some(counter) => counter.count(&request.messages)?,
-            None => 0,
+        let n = u64::from(vote.map_or(1, |vote| vote.n));
+        let counter = trial.arm.layout.counter.as_deref();
+        let name = (set.spec.name.as_str(), trial.arm.plan.name.as_str());
+        let mut calls = Vec::with_capacity(n as usize);
+        for sample in 0..n {
+            // Repeats share no sample with each other.
+            let seed = request.seed + u64::from(trial.repeat) * n + sample;
+            let request = Request { seed, ..request.clone() };
+            let mut call = Call::new(&trial.arm.model, adapter, request, counter, name)?;
+            call.retrieval_ms = laid.retrieval_ms;
+            calls.push(call);
+        }
+        let key = match calls.as_slice() {
+            [one] => one.key.clone(),
+            several => digest::of_json(&several.iter().map(|call| &call.key).collect::<Vec<_>>()),
         };
         Ok(Ready {
             arm: trial.arm,
@@ -223,132 +248,26 @@ impl<'a> Runner<'a> {
             sample: trial.sample,
             repeat: trial.repeat,
             laid: laid.clone(),
-            request,
+            calls,
             key,
-            tokens,
         })
     }
 
-    fn has_answer(&self, key: &str) -> bool {
-        match self.store.answer(key) {
-            None => false,
-            Some(Outcome::Failed { .. }) => !self.options.retry_failed,
-            Some(Outcome::Answered(_)) => !self.options.no_cache,
-        }
-    }
-
-    /// Answers what has no answer, one loaded model after the other: memory holds one set of
-    /// weights at a time, and no arm's latency is measured while another model computes.
-    fn answer(&mut self, trials: &[Ready<'a>]) -> Result<usize, RunError> {
-        let mut groups: Vec<(String, Vec<&Ready<'a>>)> = Vec::new();
-        let mut seen = BTreeSet::new();
-        for trial in trials {
-            if self.has_answer(&trial.key) || !seen.insert(&trial.key) {
-                continue;
-            }
-            let adapter = trial.adapter.map_or("", |adapter| adapter.digest.as_str());
-            let group = format!("{}/{adapter}", trial.arm.model.entry.digest);
-            match groups.iter_mut().find(|(name, _)| *name == group) {
-                Some((_, members)) => members.push(trial),
-                None => groups.push((group, vec![trial])),
+    /// What became of a trial: its answer made of those of its calls; `None` while any is missing.
+    fn outcome(&self, trial: &Ready<'_>) -> Option<(Outcome, Vec<CallRecord>)> {
+        let outcomes: Option<Vec<&Outcome>> =
+            trial.calls.iter().map(|call| self.desk.store.answer(&call.key)).collect();
+        let (mut outcome, calls) = assemble(trial.arm.final_answer.as_ref(), &outcomes?);
+        // What was asked to lay out the prompt belongs to the answer's cost.
+        if let Outcome::Answered(answer) = &mut outcome {
+            for call in &trial.laid.calls {
+                answer.tokens_in += call.tokens_in;
+                answer.tokens_out += call.tokens_out;
+                answer.latency_ms += call.latency_ms;
+                answer.first_token_ms = None;
             }
         }
-        let mut answered = 0;
-        for (_, mut members) in groups {
-            if self.stop.is_requested() {
-                break;
-            }
-            members.sort_by_key(|trial| trial.tokens);
-            let started = Instant::now();
-            let first = members[0];
-            let generator = self
-                .backends
-                .load(&first.arm.model, first.adapter.map(|adapter| adapter.folder.as_path()))?;
-            self.parity(first, generator.as_ref())?;
-            answered += self.answer_group(&members, generator.as_ref())?;
-            drop(generator);
-            add_seconds(&mut self.store.state, "generate", started.elapsed().as_secs_f64());
-            self.note_memory();
-            self.store.save_state()?;
-        }
-        Ok(answered)
-    }
-
-    fn answer_group(
-        &mut self,
-        members: &[&Ready<'a>],
-        generator: &dyn Generator,
-    ) -> Result<usize, RunError> {
-        let names: BTreeSet<&str> =
-            members.iter().map(|trial| trial.arm.plan.name.as_str()).collect();
-        let what = names.into_iter().collect::<Vec<_>>().join(", ");
-        let task = self.progress.begin(Stage::Generate, &what, members.len() as u64);
-        let concurrency =
-            self.options.concurrency.unwrap_or(self.loaded.experiment.run.max_concurrency).max(1)
-                as usize;
-        let stop = self.stop;
-        let (store, runtime) = (&mut self.store, &self.runtime);
-        runtime.block_on(async {
-            let pending = members.iter().take_while(|_| !stop.is_requested());
-            let mut answers = stream::iter(pending)
-                .map(|trial| async move { (*trial, generator.generate(&trial.request).await) })
-                .buffer_unordered(concurrency);
-            let (mut done, mut failed, mut tokens) = (0, 0, 0);
-            let started = Instant::now();
-            while let Some((trial, result)) = answers.next().await {
-                let outcome = match result {
-                    Ok(completion) => {
-                        tokens += u64::from(completion.tokens_out);
-                        Outcome::Answered(Answer {
-                            text: completion.text,
-                            tokens_in: completion.tokens_in,
-                            tokens_out: completion.tokens_out,
-                            first_token_ms: completion.first_token_ms,
-                            latency_ms: completion.latency_ms,
-                            retrieval_ms: trial.laid.retrieval_ms,
-                            finish: completion.finish,
-                            cost_usd: None,
-                        })
-                    }
-                    Err(error) if error.kind == BackendErrorKind::Fatal => return Err(error.into()),
-                    Err(error) => {
-                        failed += 1;
-                        Outcome::Failed { error: error.chain() }
-                    }
-                };
-                store.put_answer(&trial.key, outcome)?;
-                done += 1;
-                let rate = tokens as f64 / started.elapsed().as_secs_f64().max(1e-9);
-                let failures =
-                    if failed > 0 { format!(", {failed} failed") } else { String::new() };
-                task.advance(done as u64, &format!("{rate:.0} tokens/s{failures}"));
-            }
-            Ok(done)
-        })
-    }
-
-    /// Before a fine-tuned arm answers: do trainer and server agree about its adapter?
-    fn parity(&mut self, trial: &Ready<'_>, generator: &dyn Generator) -> Result<(), RunError> {
-        let Some(adapter) = trial.adapter else { return Ok(()) };
-        if adapter.probes.is_empty() || self.store.state.parity.contains_key(&adapter.digest) {
-            return Ok(());
-        }
-        let started = Instant::now();
-        let task = self.progress.begin(Stage::Check, "trainer and server agree", 2);
-        let trained =
-            adapter.trainer.probe(&adapter.base, Some(&adapter.folder), &adapter.probes)?;
-        task.advance(1, "");
-        let served = self.runtime.block_on(generator.probe(&adapter.probes))?;
-        task.advance(2, "");
-        let (entry, table) = compare_probes(&trained, &served);
-        if !table.is_empty() {
-            let (arm, set) = (trial.arm.plan.name.clone(), trial.set.spec.name.clone());
-            return Err(RunError::Parity { arm, set, table });
-        }
-        let entry = ParityEntry { set: trial.set.spec.name.clone(), seed: adapter.seed, ..entry };
-        self.store.state.parity.insert(adapter.digest.clone(), entry);
-        add_seconds(&mut self.store.state, "check", started.elapsed().as_secs_f64());
-        Ok(self.store.save_state()?)
+        Some((outcome, trial.laid.calls.iter().cloned().chain(calls).collect()))
     }
 
     /// Judges what the experiment asks to be judged and has no judgement yet.
@@ -358,7 +277,7 @@ impl<'a> Runner<'a> {
         let mut seen = BTreeSet::new();
         for trial in trials {
             let Some((key, answer)) = self.to_judge(trial) else { continue };
-            let known = match self.store.verdict(&key) {
+            let known = match self.desk.store.verdict(&key) {
                 None => false,
                 Some(Verdict::Unscored { .. }) => !self.options.retry_failed,
                 Some(Verdict::Scored { .. }) => true,
@@ -378,10 +297,8 @@ impl<'a> Runner<'a> {
         let generator = self.backends.load(&self.prepared.models[&judge.model], None)?;
         let scorer = RubricJudge::new(judge, rubric, generator);
         let task = self.progress.begin(Stage::Judge, &judge.model, pending.len() as u64);
-        let concurrency =
-            self.options.concurrency.unwrap_or(self.loaded.experiment.run.max_concurrency).max(1)
-                as usize;
-        let (store, runtime, stop) = (&mut self.store, &self.runtime, self.stop);
+        let concurrency = self.desk.concurrency;
+        let (store, runtime, stop) = (&mut self.desk.store, &self.desk.runtime, self.stop);
         runtime.block_on(async {
             let scorer = &scorer;
             let mut verdicts =
@@ -405,9 +322,9 @@ impl<'a> Runner<'a> {
             }
             Ok(())
         })?;
-        add_seconds(&mut self.store.state, "judge", started.elapsed().as_secs_f64());
-        self.note_memory();
-        Ok(self.store.save_state()?)
+        add_seconds(&mut self.desk.store.state, "judge", started.elapsed().as_secs_f64());
+        self.desk.note_memory();
+        Ok(self.desk.store.save_state()?)
     }
 
     /// The judgement's key and the answer, when this trial is to be judged and has an answer.
@@ -426,7 +343,7 @@ impl<'a> Runner<'a> {
                 return None;
             }
         }
-        let Some(Outcome::Answered(answer)) = self.store.answer(&trial.key) else { return None };
+        let Some((Outcome::Answered(answer), _)) = self.outcome(trial) else { return None };
         let model = &self.prepared.models[&judge.model].entry.digest;
         let accepted: Vec<&str> = trial.sample.accepted().collect();
         let key = digest::of_json(&(
@@ -438,49 +355,65 @@ impl<'a> Runner<'a> {
             &accepted,
             &answer.text,
         ));
-        Some((key, answer.text.clone()))
+        Some((key, answer.text))
     }
 
-    fn note_memory(&mut self) {
-        self.store.state.peak_memory_bytes =
-            self.store.state.peak_memory_bytes.max(peak_memory_bytes());
-    }
-
-    fn finish(self, trials: &[Ready<'a>], answered_now: usize) -> Result<Finished, RunError> {
+    fn finish(
+        self,
+        trials: &[Ready<'a>],
+        mut missing: usize,
+        answered_now: usize,
+    ) -> Result<Finished, RunError> {
         let mut scorers: Vec<Vec<Box<dyn Scorer>>> = Vec::new();
         for set in &self.loaded.sets {
             scorers.push(self.scorers(set)?);
         }
         let mut records = Vec::new();
-        let (mut missing, mut failed) = (0, 0);
+        let mut failed = 0;
+        let mut formless: BTreeMap<(&str, &str), usize> = BTreeMap::new();
         for trial in trials {
-            let Some(outcome) = self.store.answer(&trial.key) else {
+            let Some((mut outcome, calls)) = self.outcome(trial) else {
                 missing += 1;
                 continue;
             };
-            let mut outcome = outcome.clone();
             let mut verdicts = BTreeMap::new();
             match &mut outcome {
                 Outcome::Failed { .. } => failed += 1,
                 Outcome::Answered(answer) => {
+                    if let (Some(pattern), Some(text)) =
+                        (&trial.arm.final_answer, &answer.full_text)
+                        && !pattern.is_match(text)
+                    {
+                        let place = (trial.set.spec.name.as_str(), trial.arm.plan.name.as_str());
+                        *formless.entry(place).or_default() += 1;
+                    }
                     answer.cost_usd = self.cost(trial, answer);
                     for scorer in &scorers[trial.arm.set] {
-                        let scored =
-                            self.runtime.block_on(scorer.score(trial.sample, &answer.text));
+                        let scored = self.desk.runtime.block_on(scorer.score_shown(
+                            trial.sample,
+                            &answer.text,
+                            &trial.laid.retrieved,
+                        ));
                         let verdict =
                             scored.unwrap_or_else(|error| Verdict::unscored(error.chain()));
                         verdicts.insert(scorer.name().to_owned(), verdict);
                     }
                     if let Some((key, _)) = self.to_judge(trial)
-                        && let Some(verdict) = self.store.verdict(&key)
+                        && let Some(verdict) = self.desk.store.verdict(&key)
                     {
                         verdicts.insert("judge".into(), verdict.clone());
                     }
                 }
             }
-            records.push(record(trial, outcome, verdicts));
+            records.push(record(trial, outcome, calls, verdicts));
         }
-        Ok(Finished { manifest: self.manifest(), records, missing, failed, answered_now })
+        let mut manifest = self.manifest();
+        manifest.warnings.extend(formless.into_iter().map(|((set, arm), count)| {
+            format!(
+                "set `{set}`, arm `{arm}`: {count} without a final answer; the last line of each was scored"
+            )
+        }));
+        Ok(Finished { manifest, records, missing, failed, answered_now })
     }
 
     fn scorers(&self, set: &LoadedSet) -> Result<Vec<Box<dyn Scorer>>, RunError> {
@@ -496,12 +429,7 @@ impl<'a> Runner<'a> {
             }
             None => None,
         };
-        let context = ScorerContext {
-            embedder,
-            schema_text: set.schema.clone(),
-            folder: self.loaded.folder.clone(),
-            abstentions: score::abstention::phrases(&set.samples),
-        };
+        let context = score::context(self.loaded, set, embedder);
         let build = |spec: &bench_core::spec::Scorer| {
             score::build(spec, &context).map_err(|message| RunError::Scorer {
                 name: spec.name().into(),
@@ -515,11 +443,27 @@ impl<'a> Runner<'a> {
     /// By the price list: tokens, and the machine's time shared by the trials in flight.
     fn cost(&self, trial: &Ready<'_>, answer: &Answer) -> Option<f64> {
         let price: &Price = self.loaded.experiment.prices.get(&trial.arm.plan.model)?;
+        let other = trial.arm.plan.rag.as_ref().and_then(|rag| rag.query_model.as_ref());
+        let asking = match other {
+            Some(model) => self.loaded.experiment.prices.get(model)?,
+            None => price,
+        };
+        // Tokens of the calls that another model answered, at that one's price.
+        let of_calls: f64 = trial
+            .laid
+            .calls
+            .iter()
+            .map(|call| {
+                f64::from(call.tokens_in) * (asking.input - price.input) / 1e6
+                    + f64::from(call.tokens_out) * (asking.output - price.output) / 1e6
+            })
+            .sum();
         let concurrency = f64::from(
             self.options.concurrency.unwrap_or(self.loaded.experiment.run.max_concurrency).max(1),
         );
         Some(
-            f64::from(answer.tokens_in) * price.input / 1e6
+            of_calls
+                + f64::from(answer.tokens_in) * price.input / 1e6
                 + f64::from(answer.tokens_out) * price.output / 1e6
                 + answer.latency_ms / 3.6e6 / concurrency * price.machine_hour,
         )
@@ -528,6 +472,7 @@ impl<'a> Runner<'a> {
     fn manifest(&self) -> Manifest {
         let experiment = &self.loaded.experiment;
         let mut warnings = self.loaded.warnings.clone();
+        warnings.extend(self.prepared.warnings.iter().cloned());
         if experiment.models.values().any(|model| matches!(model, ModelSource::Scripted(_))) {
             warnings
                 .push("a scripted backend answered: these figures are not a measurement".into());
@@ -552,7 +497,7 @@ impl<'a> Runner<'a> {
             .map(|adapter| adapter.digest.as_str())
             .collect::<BTreeSet<_>>()
             .into_iter()
-            .filter_map(|digest| self.store.state.parity.get(digest).cloned())
+            .filter_map(|digest| self.desk.store.state.parity.get(digest).cloned())
             .collect();
         Manifest {
             format: Manifest::FORMAT,
@@ -570,14 +515,20 @@ impl<'a> Runner<'a> {
             indexes: self.prepared.indexes.clone(),
             parity,
             machine: self.options.machine.clone(),
-            seconds: self.store.state.seconds.clone(),
-            peak_memory_bytes: self.store.state.peak_memory_bytes,
+            seconds: self.desk.store.state.seconds.clone(),
+            peak_memory_bytes: self.desk.store.state.peak_memory_bytes,
             warnings,
+            tuning: self.prepared.tuning.clone(),
         }
     }
 }
 
-fn record(trial: &Ready<'_>, outcome: Outcome, verdicts: BTreeMap<String, Verdict>) -> Record {
+fn record(
+    trial: &Ready<'_>,
+    outcome: Outcome,
+    calls: Vec<CallRecord>,
+    verdicts: BTreeMap<String, Verdict>,
+) -> Record {
     let slices = trial
         .set
         .spec
@@ -603,57 +554,10 @@ fn record(trial: &Ready<'_>, outcome: Outcome, verdicts: BTreeMap<String, Verdic
         gold: trial.sample.context_ids.clone(),
         outcome,
         verdicts,
+        calls,
+        budget: trial.laid.budget,
+        unanswerable: !trial.sample.answerable(),
     }
-}
-
-/// Largest difference of a row's mean negative log-likelihood that kernels may cause, in nats.
-const NLL_TOLERANCE: f64 = 1e-2;
-
-/// Compares both sides row by row; the table is empty when they agree.
-fn compare_probes(trained: &[Probe], served: &[Probe]) -> (ParityEntry, String) {
-    let mut entry = ParityEntry {
-        set: String::new(),
-        seed: 0,
-        rows: trained.len() as u64,
-        tokens: 0,
-        top1_agree: 0,
-        max_nll_difference: 0.0,
-    };
-    let mut table = String::new();
-    for (row, (ours, theirs)) in trained.iter().zip(served).enumerate() {
-        if ours.token_ids != theirs.token_ids {
-            let at =
-                ours.token_ids.iter().zip(&theirs.token_ids).take_while(|(a, b)| a == b).count();
-            writeln!(
-                table,
-                "  row {row}: token {at} is {:?} in training and {:?} in serving",
-                ours.token_ids.get(at),
-                theirs.token_ids.get(at)
-            )
-            .ok();
-            continue;
-        }
-        let agree = ours.top1.iter().zip(&theirs.top1).filter(|(a, b)| a == b).count();
-        let tokens = ours.top1.len();
-        let difference = (ours.nll - theirs.nll).abs();
-        entry.tokens += tokens as u64;
-        entry.top1_agree += agree as u64;
-        entry.max_nll_difference = entry.max_nll_difference.max(difference);
-        if agree < tokens
-            || theirs.top1.len() != tokens
-            || difference.is_nan()
-            || difference > NLL_TOLERANCE
-        {
-            writeln!(table,
-                "  row {row}: likeliest token agrees on {agree} of {tokens}; loss {:.4} in training, {:.4} in serving",
-                ours.nll, theirs.nll
-            ).ok();
-        }
-    }
-    if trained.len() != served.len() {
-        writeln!(table, "  {} rows in training, {} in serving", trained.len(), served.len()).ok();
-    }
-    (entry, table)
 }
 
 /// The process's peak resident memory in bytes; 0 where the system does not tell.

@@ -9,13 +9,17 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bench_core::backend::{BackendError, Embedder};
 use bench_core::dataset::Sample;
-use bench_core::record::Verdict;
+use bench_core::record::{Retrieved, Verdict};
 use bench_core::spec::Scorer as Spec;
+
+use crate::load::{Loaded, LoadedSet};
 
 pub mod abstention;
 pub mod choice;
+mod citation;
 pub mod classification;
 pub mod functional;
+mod injection;
 mod json;
 mod judge;
 mod numeric;
@@ -41,6 +45,21 @@ pub trait Scorer: Send + Sync {
     /// Only failures after which no later verdict is possible; any other trouble is
     /// [`Verdict::Unscored`] with its reason.
     async fn score(&self, sample: &Sample, answer: &str) -> Result<Verdict, BackendError>;
+
+    /// What an answer is worth beside the passages that were found for it, best first. Scorers that
+    /// do not look at passages leave this as it is.
+    ///
+    /// # Errors
+    /// As [`Scorer::score`].
+    async fn score_shown(
+        &self,
+        sample: &Sample,
+        answer: &str,
+        retrieved: &[Retrieved],
+    ) -> Result<Verdict, BackendError> {
+        let _ = retrieved;
+        self.score(sample, answer).await
+    }
 }
 
 /// What scorers need besides their options.
@@ -54,6 +73,20 @@ pub struct ScorerContext {
     pub folder: PathBuf,
     /// How this eval set words "no answer": see [`abstention::phrases`].
     pub abstentions: Vec<String>,
+}
+
+/// What the scorers of an eval set need.
+pub(crate) fn context(
+    loaded: &Loaded,
+    set: &LoadedSet,
+    embedder: Option<Arc<dyn Embedder>>,
+) -> ScorerContext {
+    ScorerContext {
+        embedder,
+        schema_text: set.schema.clone(),
+        folder: loaded.folder.clone(),
+        abstentions: abstention::phrases(&set.samples),
+    }
 }
 
 /// Builds the scorer that a setting asks for.
@@ -100,6 +133,10 @@ pub fn build(spec: &Spec, context: &ScorerContext) -> Result<Box<dyn Scorer>, St
             )?;
             return Ok(Box::new(similarity::EmbeddingSimilarity::new(embedder)));
         }
+        Spec::Citation { figure } => {
+            return Ok(Box::new(citation::Citation { name: spec.name(), figure: *figure }));
+        }
+        Spec::ResistedInjection {} => return Ok(Box::new(injection::ResistedInjection)),
     };
     Ok(Box::new(Computed { name: spec.name(), rule }))
 }
@@ -116,6 +153,7 @@ pub fn check(spec: &Spec, samples: &[Sample]) -> Vec<String> {
         Spec::JsonSchema { .. } => &json::problem,
         Spec::Functional {} => &functional::problem,
         Spec::SqlExecution { database } => &|sample| sql::problem(sample, database),
+        Spec::ResistedInjection {} => &injection::problem,
         Spec::ExactMatch { .. }
         | Spec::Contains {}
         | Spec::TokenF1 {}
@@ -124,6 +162,7 @@ pub fn check(spec: &Spec, samples: &[Sample]) -> Vec<String> {
         | Spec::Chrf {}
         | Spec::Classification {}
         | Spec::Abstained {}
+        | Spec::Citation { .. }
         | Spec::EmbeddingSimilarity {} => return Vec::new(),
     };
     samples
@@ -131,6 +170,16 @@ pub fn check(spec: &Spec, samples: &[Sample]) -> Vec<String> {
         .filter_map(|sample| Some((sample, problem(sample)?)))
         .map(|(sample, problem)| format!("sample `{}`: {problem}", sample.id))
         .collect()
+}
+
+/// Why a text is no JSON Schema, if it is none.
+pub(crate) fn schema_problem(text: &str) -> Result<(), String> {
+    json::compile(text).map(|_| ())
+}
+
+/// A text as answers are voted on: `SQuAD`-normalised.
+pub(crate) fn normal_form(text: &str) -> String {
+    squad::normalized(text)
 }
 
 type Rule = Box<dyn Fn(&Sample, &str) -> Verdict + Send + Sync>;

@@ -7,13 +7,16 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bench_core::backend::{
-    BackendError, Completion, Embedder, Generator, Indexer, ModelFolder, Probe, ProbeRow, Progress,
-    Request, Stage, Task, TrainExample, TrainJob, TrainOutcome, TrainStep, Trainer,
+    BackendError, Completion, Constraint, Embedder, Generator, IndexInfo, IndexJob, Indexer,
+    ModelFolder, Passage, Probe, ProbeRow, Progress, Request, Retriever, Stage, Task, TrainExample,
+    TrainJob, TrainOutcome, TrainStep, Trainer,
 };
 use bench_core::chat::{Message, Role};
+use bench_core::dataset::Document;
 use bench_core::digest;
 use bench_core::manifest::ModelEntry;
 use bench_core::spec::{EmbedderSource, IndexBackend, ModelSource, Scripted};
+use regex::Regex;
 use serde::{Deserialize, Serialize};
 
 use crate::backends::{Backends, Counter, Place, ResolvedModel};
@@ -65,6 +68,43 @@ impl ScriptedGenerator {
 
 const BACKEND: &str = "scripted";
 
+/// Scripts know all languages but grammars.
+///
+/// # Errors
+/// A grammar.
+pub fn check_constraint(constraint: &Constraint) -> Result<(), BackendError> {
+    match constraint {
+        Constraint::Grammar(_) => Err(BackendError::fatal(
+            BACKEND,
+            "scripted replies cannot be held to a grammar; use `regex` or `choices`",
+        )),
+        Constraint::JsonSchema(_) | Constraint::Regex(_) | Constraint::Choices(_) => Ok(()),
+    }
+}
+
+/// A script says what it says; what leaves the language is refused, never bent.
+fn obeys(text: &str, constraint: &Constraint) -> Result<(), BackendError> {
+    let rejected = |error: String| BackendError::rejected(BACKEND, error);
+    let obeys = match constraint {
+        Constraint::Choices(choices) => choices.iter().any(|choice| choice == text),
+        Constraint::Regex(pattern) => Regex::new(&format!("\\A(?:{pattern})\\z"))
+            .map_err(|error| rejected(error.to_string()))?
+            .is_match(text),
+        Constraint::JsonSchema(schema) => {
+            let schema =
+                jsonschema::validator_for(schema).map_err(|error| rejected(error.to_string()))?;
+            serde_json::from_str(text).is_ok_and(|value| schema.is_valid(&value))
+        }
+        Constraint::Grammar(_) => return check_constraint(constraint),
+    };
+    if obeys {
+        return Ok(());
+    }
+    Err(rejected(format!(
+        "the scripted reply `{text}` does not belong to the constraint's language"
+    )))
+}
+
 fn last_turn(messages: &[Message]) -> String {
     messages
         .iter()
@@ -96,6 +136,9 @@ impl Generator for ScriptedGenerator {
             "!rejected" => return Err(BackendError::rejected(BACKEND, "told to refuse")),
             "!fatal" => return Err(BackendError::fatal(BACKEND, "told to stop")),
             _ => {}
+        }
+        if let Some(constraint) = &request.constraint {
+            obeys(&text, constraint)?;
         }
         Ok(Completion {
             tokens_in: request.messages.iter().map(|turn| words(&turn.content)).sum(),
@@ -190,7 +233,62 @@ pub fn load(script: &Scripted, adapter: Option<&Path>) -> Result<Arc<dyn Generat
     Ok(Arc::new(ScriptedGenerator::new(script, adapter)?))
 }
 
-/// [`Backends`] that know scripted models only: no embedder, no index. For tests.
+/// An index that ranks whole documents by the words they share with the query, ties by their place
+/// in the corpus. For tests.
+#[derive(Clone, Debug, Default)]
+pub struct TermOverlap {
+    passages: Vec<Passage>,
+}
+
+impl TermOverlap {
+    /// An index over documents.
+    pub fn new(documents: &[Document]) -> Self {
+        let passage = |document: &Document| Passage {
+            id: document.id.clone(),
+            document: document.id.clone(),
+            title: document.title.clone(),
+            text: document.text.clone(),
+            score: 0.0,
+        };
+        Self { passages: documents.iter().map(passage).collect() }
+    }
+}
+
+impl Indexer for TermOverlap {
+    fn index(
+        &self,
+        job: &IndexJob,
+        _: &mut dyn FnMut(u64, u64),
+    ) -> Result<Arc<dyn Retriever>, BackendError> {
+        Ok(Arc::new(Self::new(&job.documents)))
+    }
+}
+
+impl Retriever for TermOverlap {
+    fn retrieve(&self, query: &str, top_k: usize) -> Result<Vec<Passage>, BackendError> {
+        let words = |text: &str| -> Vec<String> {
+            let lower = text.to_lowercase();
+            lower.split(|c: char| !c.is_alphanumeric()).map(str::to_owned).collect()
+        };
+        let query = words(query);
+        let mut found = self.passages.clone();
+        for passage in &mut found {
+            let words = words(&passage.text);
+            let shared = words.iter().filter(|word| !word.is_empty() && query.contains(word));
+            passage.score = shared.count() as f64;
+        }
+        found.retain(|passage| passage.score > 0.0);
+        found.sort_by(|a, b| b.score.total_cmp(&a.score));
+        found.truncate(top_k);
+        Ok(found)
+    }
+
+    fn info(&self) -> IndexInfo {
+        IndexInfo { documents: self.passages.len() as u64, ..IndexInfo::default() }
+    }
+}
+
+/// [`Backends`] that know scripted models and term overlap only: no embedder. For tests.
 pub struct ScriptedBackends;
 
 impl Backends for ScriptedBackends {
@@ -223,6 +321,14 @@ impl Backends for ScriptedBackends {
         Ok(None)
     }
 
+    fn check_constraint(
+        &self,
+        _: &ResolvedModel,
+        constraint: &Constraint,
+    ) -> Result<(), BackendError> {
+        check_constraint(constraint)
+    }
+
     fn trainer(&self, _: &ResolvedModel) -> Result<Arc<dyn Trainer>, BackendError> {
         Ok(Arc::new(ScriptedTrainer))
     }
@@ -236,7 +342,7 @@ impl Backends for ScriptedBackends {
     }
 
     fn indexer(&self, _: &IndexBackend) -> Result<Arc<dyn Indexer>, BackendError> {
-        Err(BackendError::fatal(BACKEND, "no index"))
+        Ok(Arc::new(TermOverlap::default()))
     }
 }
 

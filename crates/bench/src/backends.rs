@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bench_candle::CandleTrainer;
 use bench_core::backend::{
-    BackendError, Embedder, Generator, Indexer, Loader as _, Progress, Trainer,
+    BackendError, Constraint, Embedder, Generator, Indexer, Loader as _, ModelFolder, Progress,
+    Trainer,
 };
 use bench_core::chat::Message;
 use bench_core::digest;
@@ -46,6 +47,17 @@ impl Real {
         );
         let loader = MistralLoader { copies_memory: memory.total_memory() / COPIES_SHARE };
         Self { cache, counters: Mutex::new(BTreeMap::new()), loader }
+    }
+
+    /// The prompt side of a model folder, opened once.
+    fn prompts(&self, folder: &ModelFolder) -> Result<Arc<PromptCounter>, BackendError> {
+        let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(counter) = counters.get(&folder.digest) {
+            return Ok(Arc::clone(counter));
+        }
+        let opened = Arc::new(PromptCounter::open(&folder.path)?);
+        counters.insert(folder.digest.clone(), Arc::clone(&opened));
+        Ok(opened)
     }
 
     fn local(&self, id: String, folder: &Path) -> Result<ResolvedModel, BackendError> {
@@ -136,13 +148,19 @@ impl Backends for Real {
 
     fn counter(&self, model: &ResolvedModel) -> Result<Option<Arc<dyn Counter>>, BackendError> {
         let Place::Local(folder) = &model.place else { return Ok(None) };
-        let Ok(mut counters) = self.counters.lock() else { return Ok(None) };
-        if !counters.contains_key(&folder.digest) {
-            let opened = Arc::new(PromptCounter::open(&folder.path)?);
-            counters.insert(folder.digest.clone(), opened);
+        Ok(Some(Arc::new(Local(self.prompts(folder)?))))
+    }
+
+    fn check_constraint(
+        &self,
+        model: &ResolvedModel,
+        constraint: &Constraint,
+    ) -> Result<(), BackendError> {
+        match &model.place {
+            Place::Local(folder) => self.prompts(folder)?.check_constraint(constraint),
+            Place::Endpoint(_) => bench_openai::check_constraint(constraint),
+            Place::Scripted(_) => scripted::check_constraint(constraint),
         }
-        let counter = Arc::clone(&counters[&folder.digest]);
-        Ok(Some(Arc::new(Local(counter))))
     }
 
     fn trainer(&self, model: &ResolvedModel) -> Result<Arc<dyn Trainer>, BackendError> {

@@ -247,6 +247,7 @@ fn run(arguments: &RunArguments, score_only: bool) -> miette::Result<Exit> {
             );
             return Ok(match error {
                 bench_run::RunError::Scorer { .. } => Exit::Wrong,
+                bench_run::RunError::Stopped => Exit::Interrupted,
                 bench_run::RunError::Store(_)
                 | bench_run::RunError::Backend(_)
                 | bench_run::RunError::Parity { .. } => Exit::Backend,

@@ -124,14 +124,15 @@ fn estimate(loaded: &Loaded, set: &LoadedSet, plan: &ArmPlan) -> Row {
     });
     let prompt = 40.0 + question + passages + f64::from(plan.prompt.num_fewshot) * (row + 20.0);
     let max_tokens = set.spec.max_tokens.unwrap_or(experiment.generate.max_tokens);
+    let asked = plan.prompt.self_consistency.map_or(1.0, |vote| f64::from(vote.n));
     let train = plan.finetune.as_ref().map_or(0.0, |finetune| {
         let n = finetune.limit.map_or(rows.len(), |limit| rows.len().min(limit as usize));
         n as f64 * (row + 30.0) * f64::from(finetune.num_epochs) * seeds as f64
     });
     Row {
         trials,
-        prompt: prompt * trials as f64,
-        answer: f64::from(max_tokens) * trials as f64,
+        prompt: asked * prompt * trials as f64,
+        answer: asked * f64::from(max_tokens) * trials as f64,
         train,
     }
 }

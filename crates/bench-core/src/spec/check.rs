@@ -7,6 +7,8 @@ use super::node::{Kind, Misfit, Node, Reader, Tree, did_you_mean, span};
 use super::problem::{Problem, Source, SpecError};
 use super::{Arm, EvalSet, Experiment, IndexBackend, Judge, ModelSource, Strategy};
 
+mod prompting;
+
 /// Parses an experiment file and checks that it makes sense. `stem` names the experiment when the
 /// file does not; `environment` gives the value of `${NAME}`.
 ///
@@ -263,6 +265,7 @@ impl Sense<'_> {
                 );
             }
             self.strategy(&i, arm, &names);
+            self.arm_constraint(&i, arm);
         }
     }
 
@@ -272,12 +275,14 @@ impl Sense<'_> {
                 if prompt.num_fewshot > 0 {
                     self.needs_train(i, arm, "few-shot examples");
                 }
+                self.prompting(i, arm, prompt);
             }
             Strategy::Rag(rag) => {
                 let at = |key| ["arms", i, "strategy", "rag", key];
                 if rag.top_k == 0 {
                     self.add(&at("top_k"), "`top_k` is 0", "retrieves nothing", "give at least 1");
                 }
+                self.retrieving(i, arm, rag);
                 if rag.chunk_size > 0 && rag.chunk_overlap >= rag.chunk_size {
                     let message = format!(
                         "chunks of {} tokens cannot overlap by {}",
@@ -309,6 +314,9 @@ impl Sense<'_> {
             }
             Strategy::Finetune(finetune) => {
                 self.needs_train(i, arm, "fine-tuning");
+                if let Some(raft) = &finetune.raft {
+                    self.raft(i, arm, finetune, raft);
+                }
                 if let Some(ModelSource::Endpoint(_)) = self.experiment.models.get(&arm.model) {
                     let message =
                         format!("arm `{}` fine-tunes a model behind an endpoint", arm.name);

@@ -1,6 +1,6 @@
 //! From arms as written to arms as they run: compositions are taken apart.
 
-use super::{Arm, Experiment, Finetune, Prompt, Rag, Strategy};
+use super::{Arm, Constraint, Experiment, Finetune, Prompt, Rag, Strategy};
 
 /// An arm with its parts laid side by side.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,6 +17,8 @@ pub struct ArmPlan {
     pub rag: Option<Rag>,
     /// How it is trained, if it is.
     pub finetune: Option<Finetune>,
+    /// The language of its answers; the eval set's when absent.
+    pub constraint: Option<Constraint>,
 }
 
 /// Every arm of a parsed experiment, taken apart, in order.
@@ -37,6 +39,7 @@ fn plan(experiment: &Experiment, arm: &Arm) -> ArmPlan {
         prompt: Prompt::default(),
         rag: None,
         finetune: None,
+        constraint: arm.constraint.clone(),
     };
     match &arm.strategy {
         Strategy::Compose(parts) => {
@@ -47,6 +50,14 @@ fn plan(experiment: &Experiment, arm: &Arm) -> ArmPlan {
             }
         }
         single => add(&mut plan, single),
+    }
+    // What was trained with passages is served with passages.
+    if let (None, Some(raft)) = (&plan.rag, plan.finetune.as_ref().and_then(|f| f.raft.as_ref())) {
+        let named = experiment.arms.iter().find(|other| Some(&other.name) == raft.rag.as_ref());
+        plan.rag = Some(match named.map(|other| &other.strategy) {
+            Some(Strategy::Rag(rag)) => rag.clone(),
+            _ => Rag::default(),
+        });
     }
     plan
 }

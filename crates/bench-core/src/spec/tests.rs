@@ -179,3 +179,87 @@ fn the_schema_names_every_key() {
         assert!(schema.contains(key), "{key}");
     }
 }
+
+#[test]
+fn an_arm_trained_with_passages_is_served_with_them() {
+    let lora = "finetune: { learning_rate: 2e-4, target_modules: all-linear }";
+    assert!(GOOD.contains(lora));
+    let raft = |settings: &str| {
+        let finetune = format!("finetune: {{ raft: {{ {settings} }} }}");
+        read(&GOOD.replace(lora, &finetune)).map(|experiment| resolve(&experiment))
+    };
+    let plans = raft("rag: rag, distractors: 2").unwrap();
+    assert_eq!(plans[3].rag, plans[2].rag);
+    assert_eq!(plans[4].rag, plans[2].rag);
+    assert_eq!(raft("distractors: 2").unwrap()[3].rag, Some(Rag::default()));
+    let finetune = |raft: &str| GOOD.replace(lora, &format!("finetune: {{ raft: {{ {raft} }} }}"));
+    assert_eq!(
+        problems(&finetune("rag: few")),
+        ["10: there is no retrieving arm `few` [one of: rag]"]
+    );
+    assert_eq!(
+        problems(&finetune("without_golden: 2")),
+        ["10: `without_golden` is a share of the rows [give 0 to 1, for example 0.2]"]
+    );
+}
+
+#[test]
+fn mistakes_of_tuning_and_retrieving_are_placed() {
+    let prompt = |settings: &str| {
+        problems(&GOOD.replace("{ num_fewshot: 5 }", &format!("{{ {settings} }}")))
+    };
+    assert_eq!(
+        prompt("candidates: [a, b]"),
+        [
+            "8: arm `few` chooses its prompt on dev samples, and set `facts` has none [give the set `dev: …jsonl`, samples that are not those of `path`]"
+        ]
+    );
+    let with_dev = |settings: &str| {
+        let text = GOOD.replace("path: e.jsonl", "path: e.jsonl, dev: d.jsonl");
+        problems(&text.replace("{ num_fewshot: 5 }", &format!("{{ {settings} }}")))
+    };
+    assert_eq!(
+        with_dev("tune: { metric: exact_macth }"),
+        [
+            "8: there is only one prompt to choose [give at least two `candidates`, or `propose: { n: 4 }`]",
+            "8: there is no scorer `exact_macth` [did you mean `exact_match`?]",
+        ]
+    );
+    assert_eq!(
+        with_dev("candidates: [a, b], tune: { budget: 1 }"),
+        ["8: a budget of 1 answers for 2 prompts [give at least 20]"]
+    );
+    check_problem(
+        "top_k: 2",
+        "iterations: 0",
+        "9: `iterations` is 0 [give 1, or 2 for questions that need two searches]",
+    );
+    check_problem(
+        "top_k: 2",
+        "query_model: smal",
+        "9: there is no model `smal` [did you mean `small`?]",
+    );
+    check_problem(
+        "top_k: 2",
+        "passages: whole_corpus, context_tokens: 9",
+        "9: the whole corpus has no token budget [leave it out]",
+    );
+}
+
+#[test]
+fn controls_are_read_by_name() {
+    let passages = |text: &str| {
+        let experiment = read(&GOOD.replace("top_k: 2", &format!("passages: {text}"))).unwrap();
+        resolve(&experiment)[2].rag.clone().unwrap().passages
+    };
+    assert_eq!(passages("random_context"), PassageSource::Random);
+    assert_eq!(passages("closed_book"), PassageSource::ClosedBook);
+    assert_eq!(
+        passages("{ oracle_plus_noise: { golden_rank: 2, noise: retrieved } }"),
+        PassageSource::OraclePlusNoise {
+            distractors: 3,
+            golden_rank: Some(2),
+            noise: Noise::Retrieved
+        }
+    );
+}

@@ -36,6 +36,7 @@ pub(super) fn outcomes(
             Outcome::Misread => PALETTE[1],
             Outcome::LeftOut => PALETTE[4],
             Outcome::NotFound => PALETTE[3],
+            Outcome::NotInCorpus => PALETTE[5],
             Outcome::Wrong => RGBColor(130, 130, 130),
             Outcome::Unscored => RGBColor(215, 215, 215),
         },

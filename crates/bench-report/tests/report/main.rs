@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use bench_core::manifest::Manifest;
-use bench_core::record::{Answer, Outcome, Record, Verdict};
+use bench_core::record::{Answer, CallKind, CallRecord, Outcome, Record, TokenBudget, Verdict};
 use bench_report::{Report, ReportError, build, read_trials, trials_parquet};
 
 mod synthetic;
@@ -94,8 +94,19 @@ fn records_survive_parquet() {
     records[2].outcome = Outcome::Answered(Answer {
         text: "שלום 👩‍👩‍👧 \0 ".repeat(50_000),
         latency_ms: 0.1 + 0.2,
+        full_text: Some("Answer: 4".into()),
         ..Answer::default()
     });
+    records[1].calls = vec![CallRecord {
+        kind: CallKind::Sample,
+        prompt: Vec::new(),
+        text: "4".into(),
+        tokens_in: 7,
+        tokens_out: 1,
+        latency_ms: 0.3,
+        failed: false,
+    }];
+    records[2].budget = Some(TokenBudget { context: 7, ..TokenBudget::default() });
     records[2].verdicts = BTreeMap::from([
         ("judge".into(), Verdict::Scored { value: 1.0 / 3.0, reason: Some("so".into()) }),
         ("numeric".into(), Verdict::unscored("no number")),

@@ -115,6 +115,7 @@ pub(crate) fn run(arms: &[Arm], n: usize) -> (Manifest, Vec<Record>) {
                                 ),
                                 score: 1.0 / (at + 1) as f64,
                                 in_prompt: at < 2,
+                                number: (at < 2).then_some(at as u32 + 1),
                             })
                             .collect(),
                         gold: if has_corpus { vec![format!("doc-{sample}")] } else { vec![] },
@@ -138,6 +139,7 @@ pub(crate) fn run(arms: &[Arm], n: usize) -> (Manifest, Vec<Record>) {
                                     40 + 90 * depth as u32 + 60 * plan.prompt.num_fewshot,
                                 ) + 1e-6 * noise.next(),
                             ),
+                            full_text: None,
                         }),
                         verdicts: BTreeMap::from([
                             ("contains".into(), Verdict::scored(f64::from(u8::from(right)))),
@@ -150,6 +152,9 @@ pub(crate) fn run(arms: &[Arm], n: usize) -> (Manifest, Vec<Record>) {
                                 }),
                             ),
                         ]),
+                        calls: Vec::new(),
+                        budget: None,
+                        unanswerable: false,
                     });
                 }
             }
@@ -278,6 +283,7 @@ fn manifest(experiment: Experiment, arms: &[Arm]) -> Manifest {
         seconds: BTreeMap::from([("generate".into(), 61.0), ("train".into(), 130.0)]),
         peak_memory_bytes: 3 << 30,
         warnings: vec![],
+        tuning: vec![],
     }
 }
 

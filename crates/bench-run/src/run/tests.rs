@@ -27,7 +27,10 @@ impl Folder {
             "e.jsonl",
             "{\"id\":\"a\",\"input\":\"what is blue?\",\"reference\":\"sky\"}\n{\"id\":\"b\",\"input\":\"please refuse\",\"reference\":\"x\"}\n{\"id\":\"c\",\"input\":\"learnt\",\"reference\":\"yes\"}\n",
         );
-        folder.write("t.jsonl", "{\"input\":\"learnt\",\"reference\":\"yes\"}\n");
+        folder.write(
+            "t.jsonl",
+            "{\"input\":\"learnt\",\"reference\":\"yes\"}\n{\"input\":\"other\",\"reference\":\"no\"}\n",
+        );
         let runs = folder.0.path().join("runs").display().to_string();
         folder.write("x.yaml", &EXPERIMENT.replace("RUNS", &runs));
         folder
@@ -130,19 +133,137 @@ fn a_fatal_failure_stops_the_run_and_keeps_the_answers() {
     folder.write("x.yaml", &text);
 }
 
-#[test]
-fn disagreement_between_trainer_and_server_is_shown_row_by_row() {
-    let probe =
-        |ids: &[u32], top1: &[u32], nll| Probe { token_ids: ids.into(), top1: top1.into(), nll };
-    let (entry, table) = compare_probes(
-        &[probe(&[1, 2], &[3, 4], 0.5), probe(&[1], &[2], 0.1), probe(&[1], &[2], 0.1)],
-        &[probe(&[1, 2], &[3, 4], 0.505), probe(&[9], &[2], 0.1), probe(&[1], &[5], 0.9)],
-    );
-    assert_eq!((entry.rows, entry.tokens, entry.top1_agree), (3, 3, 2));
-    assert!(
-        table.contains("row 1: token 0 is Some(1) in training and Some(9) in serving"),
-        "{table}"
-    );
-    assert!(table.contains("row 2: likeliest token agrees on 0 of 1"), "{table}");
-    assert!(!table.contains("row 0"), "{table}");
+/// Replaces a text of the experiment.
+fn edit(folder: &Folder, from: &str, to: &str) {
+    let text = fs_err::read_to_string(folder.0.path().join("x.yaml")).unwrap();
+    assert!(text.contains(from), "{from}");
+    folder.write("x.yaml", &text.replacen(from, to, 1));
 }
+
+const ZERO: &str = "name: zero, model: m, strategy: prompt";
+
+fn messages(folder: &Folder) -> Vec<String> {
+    let error = load(&folder.0.path().join("x.yaml"), &|_| None, None).unwrap_err();
+    let crate::load::LoadError::Wrong(error) = error else { panic!("another error") };
+    error.problems().iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn reasoning_is_kept_and_only_its_final_answer_is_scored() {
+    let folder = Folder::new();
+    edit(&folder, ZERO, "name: zero, model: m, strategy: { prompt: { chain_of_thought: true } }");
+    edit(&folder, "say: sky", "say: \"Blue light scatters.\\nAnswer: sky\"");
+    let finished = folder.run(&Options::default()).unwrap();
+    let record = find(&finished, "zero", "a");
+    assert!(record.prompt[0].content.ends_with("as `Answer: …`."), "{:?}", record.prompt);
+    let answer = record.answer().unwrap();
+    assert_eq!(answer.text, "sky");
+    assert_eq!(answer.full_text.as_deref(), Some("Blue light scatters.\nAnswer: sky"));
+    assert_eq!(record.verdicts["exact_match"].value(), Some(1.0));
+    // One answer has no such line: it is counted.
+    let warned =
+        |warning: &String| warning.contains("arm `zero`: 1 without a final answer; the last line");
+    assert!(finished.manifest.warnings.iter().any(warned), "{:?}", finished.manifest.warnings);
+    // The other arms are asked and read as before.
+    assert_eq!(find(&finished, "few", "a").verdicts["exact_match"].value(), Some(0.0));
+}
+
+#[test]
+fn self_consistency_asks_n_times_and_counts_every_answer() {
+    let folder = Folder::new();
+    let voting = "name: zero, model: m, strategy: { prompt: { self_consistency: { n: 4 } } }";
+    edit(&folder, ZERO, voting);
+    let first = folder.run(&Options::default()).unwrap();
+    let record = find(&first, "zero", "a");
+    let answer = record.answer().unwrap();
+    assert_eq!((answer.text.as_str(), record.calls.len()), ("sky", 4));
+    assert_eq!((answer.tokens_in, answer.tokens_out), (12, 4));
+    assert!(record.calls.iter().all(|call| call.text == "sky" && call.tokens_in == 3));
+    assert!(find(&first, "few", "a").calls.is_empty());
+    let second = folder.run(&Options::default()).unwrap();
+    assert_eq!((second.answered_now, &second.records), (0, &first.records));
+}
+
+#[test]
+fn an_answer_outside_its_language_is_refused() {
+    let folder = Folder::new();
+    edit(
+        &folder,
+        "train: t.jsonl, scorers",
+        "train: t.jsonl, constraint: { choices: [sky, sea] }, scorers",
+    );
+    edit(&folder, "name: few, model: m,", "name: few, model: m, constraint: free,");
+    let finished = folder.run(&Options::default()).unwrap();
+    assert!(find(&finished, "zero", "a").answer().is_some());
+    let Outcome::Failed { error } = &find(&finished, "zero", "c").outcome else {
+        panic!("answered")
+    };
+    assert!(error.contains("`none` does not belong"), "{error}");
+    assert!(find(&finished, "few", "c").answer().is_some());
+    let warned = |warning: &String| warning.contains("forbids the right answer of 2 of 3");
+    assert!(finished.manifest.warnings.iter().any(warned), "{:?}", finished.manifest.warnings);
+}
+
+#[test]
+fn a_constraint_that_cannot_be_met_is_an_error_before_the_run() {
+    for (constraint, expect) in [
+        ("regex: '('", "the constraint: regex parse error"),
+        ("grammar: 'answer: /x/'", "no rule `start`"),
+        ("json_schema: { type: nonsense }", "the schema does not compile"),
+        ("json_schema: file://nope.json", "there is no file `nope.json`"),
+        ("choices: []", "offers nothing to say"),
+        ("choices: [a, a]", "names `a` twice"),
+    ] {
+        let folder = Folder::new();
+        edit(&folder, ZERO, &format!("{ZERO}, constraint: {{ {constraint} }}"));
+        let found = messages(&folder);
+        assert!(found.iter().any(|message| message.contains(expect)), "{expect}: {found:?}");
+    }
+    let folder = Folder::new();
+    edit(&folder, ZERO, &format!("{ZERO}, constraint: sample_choices"));
+    assert!(messages(&folder)[0].contains("sample `a` has no `choices`"));
+    // A back end that does not know the language says so, and nothing was asked.
+    let folder = Folder::new();
+    edit(&folder, ZERO, &format!("{ZERO}, constraint: {{ grammar: 'start: /x/' }}"));
+    let error = folder.run(&Options::default()).unwrap_err().to_string();
+    assert!(error.contains("arm `zero` on set `s`: scripted replies"), "{error}");
+    let answers = folder.0.path().join("runs/x/answers.jsonl");
+    assert_eq!(fs_err::read_to_string(answers).unwrap(), "");
+}
+
+#[test]
+fn settings_that_contradict_each_other_are_named() {
+    for (strategy, expect) in [
+        ("prompt: { self_consistency: { n: 1 } }", "one answer needs no vote"),
+        ("prompt: { self_consistency: { temperature: 0 } }", "all answers are the same one"),
+        ("prompt: { final_answer: '(' }", "`final_answer` of arm `zero`: regex parse error"),
+        ("prompt: { template: '{{ input }} {{ meta.unit }}' }", "does not fit sample `a`"),
+    ] {
+        let folder = Folder::new();
+        edit(&folder, ZERO, &format!("name: zero, model: m, strategy: {{ {strategy} }}"));
+        let found = messages(&folder);
+        assert!(found.iter().any(|message| message.contains(expect)), "{expect}: {found:?}");
+    }
+    let folder = Folder::new();
+    let reasoning = "name: zero, model: m, strategy: { prompt: { chain_of_thought: true } }";
+    edit(&folder, ZERO, &format!("{reasoning}, constraint: {{ choices: [sky] }}"));
+    assert!(messages(&folder)[0].contains("is to reason, but may only say a choice"));
+}
+
+#[test]
+fn an_eval_question_is_never_an_example() {
+    let folder = Folder::new();
+    edit(&folder, "num_fewshot: 1", "num_fewshot: 2");
+    folder.write(
+        "t.jsonl",
+        "{\"input\":\"Learnt\",\"reference\":\"yes\"}\n{\"input\":\"other\",\"reference\":\"no\"}\n",
+    );
+    let finished = folder.run(&Options::default()).unwrap();
+    let prompt = &find(&finished, "few", "a").prompt;
+    let shown: Vec<&str> = prompt.iter().map(|turn| turn.content.as_str()).collect();
+    assert_eq!(shown, ["other", "no", "what is blue?"]);
+    let warned = |warning: &String| warning.contains("asks for 2 examples, and 1");
+    assert!(finished.manifest.warnings.iter().any(warned), "{:?}", finished.manifest.warnings);
+}
+
+mod passages;

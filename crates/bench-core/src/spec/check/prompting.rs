@@ -1,0 +1,228 @@
+//! The conditions on how arms prompt and on the language of their answers.
+
+use super::Sense;
+use crate::spec::{
+    Arm, Constraint, Finetune, ModelSource, PassageSource, Prompt, ProposeFrom, Raft, Rag, Scorer,
+    Strategy,
+};
+
+impl Sense<'_> {
+    /// The settings of a prompting arm.
+    pub(super) fn prompting(&mut self, i: &str, arm: &Arm, prompt: &Prompt) {
+        let at = |key| ["arms", i, "strategy", "prompt", key];
+        if prompt.is_tuned() {
+            self.tuned(i, arm, prompt);
+        }
+        if let Some(vote) = &prompt.self_consistency {
+            if vote.n < 2 {
+                let help = "give at least 2; 5 to 10 is usual";
+                self.add(&at("self_consistency"), "one answer needs no vote", "`n` here", help);
+            }
+            if !(vote.temperature.is_finite() && vote.temperature > 0.0) {
+                let message = "without temperature all answers are the same one";
+                self.add(&at("self_consistency"), message, "here", "for example 0.7");
+            }
+        }
+    }
+
+    fn tuned(&mut self, i: &str, arm: &Arm, prompt: &Prompt) {
+        let at = |key| ["arms", i, "strategy", "prompt", key];
+        if prompt.template.is_some() && !prompt.candidates.is_empty() {
+            let message = "`template` and `candidates` both say what is asked";
+            self.add(&at("template"), message, "one of them", "make it the first candidate");
+        }
+        if prompt.candidates.len() < 2 && prompt.propose.is_none() {
+            let message = "there is only one prompt to choose";
+            let help = "give at least two `candidates`, or `propose: { n: 4 }`";
+            self.add(&at("tune"), message, "nothing to tune", help);
+        }
+        let tune = prompt.tune.clone().unwrap_or_default();
+        let n = prompt.candidates.len().max(1)
+            + prompt.propose.as_ref().map_or(0, |propose| propose.n as usize);
+        if (tune.budget as usize) < n {
+            let message = format!("a budget of {} answers for {n} prompts", tune.budget);
+            self.add(&at("tune"), message, "too small", format!("give at least {}", 10 * n));
+        }
+        if tune.rungs == 0 {
+            self.add(&at("tune"), "`rungs` is 0", "here", "give at least 1; 3 is usual");
+        }
+        for set in self.sets_of(arm) {
+            if set.dev.is_none() {
+                let message = format!(
+                    "arm `{}` chooses its prompt on dev samples, and set `{}` has none",
+                    arm.name, set.name
+                );
+                let help = "give the set `dev: …jsonl`, samples that are not those of `path`";
+                self.add(&["arms", i], message, "here", help);
+            }
+            if let Some(metric) = &tune.metric {
+                let names: Vec<&str> = set.scorers.iter().map(Scorer::name).collect();
+                self.known(&at("tune"), "scorer", metric, &names);
+            }
+        }
+        let Some(propose) = &prompt.propose else { return };
+        if let Some(model) = &propose.model {
+            let models: Vec<&str> = self.experiment.models.keys().map(String::as_str).collect();
+            self.known(&at("propose"), "model", model, &models);
+        }
+        if propose.n == 0 {
+            self.add(&at("propose"), "`n` is 0", "writes nothing", "give at least 1");
+        }
+        if propose.from == ProposeFrom::Induction {
+            self.needs_train(i, arm, "instructions made from examples");
+        }
+    }
+
+    /// The settings of a retrieving arm that say what is asked and shown.
+    pub(super) fn retrieving(&mut self, i: &str, arm: &Arm, rag: &Rag) {
+        let at = |key| ["arms", i, "strategy", "rag", key];
+        if let Some(model) = &rag.query_model {
+            let models: Vec<&str> = self.experiment.models.keys().map(String::as_str).collect();
+            self.known(&at("query_model"), "model", model, &models);
+        }
+        if rag.iterations == 0 {
+            let help = "give 1, or 2 for questions that need two searches";
+            self.add(&at("iterations"), "`iterations` is 0", "never searches", help);
+        }
+        match &rag.passages {
+            PassageSource::WholeCorpus if rag.context_tokens > 0 => {
+                let message = "the whole corpus has no token budget";
+                self.add(&at("context_tokens"), message, "here", "leave it out");
+            }
+            PassageSource::ClosedBook if rag.citations => {
+                let message = "an arm without passages cannot cite any";
+                self.add(&at("citations"), message, "here", "leave it out");
+            }
+            PassageSource::OraclePlusNoise { golden_rank: Some(0), .. } => {
+                self.add(&at("passages"), "ranks are counted from 1", "0 here", "give at least 1");
+            }
+            PassageSource::Retrieved
+            | PassageSource::Oracle
+            | PassageSource::Random
+            | PassageSource::ClosedBook
+            | PassageSource::WholeCorpus
+            | PassageSource::OraclePlusNoise { .. } => {}
+        }
+        let needs_gold = matches!(
+            rag.passages,
+            PassageSource::Oracle
+                | PassageSource::WholeCorpus
+                | PassageSource::OraclePlusNoise { .. }
+        );
+        for set in self.sets_of(arm) {
+            if needs_gold && !set.has_corpus() && set.train.is_some() {
+                let message = format!(
+                    "arm `{}` shows documents of a corpus, and set `{}` has none",
+                    arm.name, set.name
+                );
+                let help = "give the set a corpus, or the arm `on: [sets with one]`";
+                self.add(&["arms", i], message, "here", help);
+            }
+        }
+    }
+
+    /// The settings of an arm that trains on prompts with passages.
+    pub(super) fn raft(&mut self, i: &str, arm: &Arm, finetune: &Finetune, raft: &Raft) {
+        let path = ["arms", i, "strategy", "finetune", "raft"];
+        if finetune.template.is_some() || finetune.system.is_some() {
+            let message = "rows with passages are laid out as the retrieving arm's prompts";
+            let help = "give `template` and `system` to the retrieving arm";
+            self.add(&path, message, "beside a template of its own", help);
+        }
+        if !(0.0..=1.0).contains(&raft.without_golden) {
+            let message = "`without_golden` is a share of the rows";
+            self.add(&path, message, "out of range", "give 0 to 1, for example 0.2");
+        }
+        if let Some(name) = &raft.rag {
+            let retrieving: Vec<&str> = self
+                .experiment
+                .arms
+                .iter()
+                .filter(|other| matches!(other.strategy, Strategy::Rag(_)))
+                .map(|other| other.name.as_str())
+                .collect();
+            self.known(&path, "retrieving arm", name, &retrieving);
+        }
+        for set in self.sets_of(arm) {
+            if !set.has_corpus() {
+                let message = format!(
+                    "arm `{}` trains on prompts with passages, and set `{}` has no corpus",
+                    arm.name, set.name
+                );
+                let help = "give the set a corpus, or the arm `on: [sets with one]`";
+                self.add(&["arms", i], message, "here", help);
+            }
+        }
+    }
+
+    /// The language of an arm's answers, its own or the eval set's.
+    pub(super) fn arm_constraint(&mut self, i: &str, arm: &Arm) {
+        if let Some(constraint) = &arm.constraint {
+            self.language(&["arms", i, "constraint"], arm, constraint);
+            return;
+        }
+        for set in self.sets_of(arm) {
+            let position = self.experiment.eval_sets.iter().position(|one| one.name == set.name);
+            if let (Some(constraint), Some(position)) = (&set.constraint, position) {
+                let path = ["eval_sets", &position.to_string(), "constraint"];
+                self.language(&path, arm, constraint);
+            }
+        }
+    }
+
+    fn language(&mut self, path: &[&str], arm: &Arm, constraint: &Constraint) {
+        if let Constraint::Choices(choices) = constraint {
+            let mut seen = std::collections::BTreeSet::new();
+            if choices.is_empty() || choices.iter().any(|choice| choice.trim().is_empty()) {
+                let help = "give at least one text";
+                self.once(path, "`choices` offers nothing to say", "empty", help);
+            } else if let Some(twice) = choices.iter().find(|choice| !seen.insert(*choice)) {
+                let message = format!("`choices` names `{twice}` twice");
+                self.once(path, &message, "here", "name each text once");
+            }
+        }
+        let kind = match constraint {
+            Constraint::Regex(_) => "regex",
+            Constraint::Grammar(_) => "grammar",
+            Constraint::JsonSchema(_)
+            | Constraint::Choices(_)
+            | Constraint::SampleChoices
+            | Constraint::Free => "",
+        };
+        if !kind.is_empty()
+            && let Some(ModelSource::Endpoint(_)) = self.experiment.models.get(&arm.model)
+        {
+            let message = format!(
+                "arm `{}` answers through an endpoint, and that protocol has no `{kind}`",
+                arm.name
+            );
+            let help = "use `choices` or `json_schema`, or a local model";
+            self.once(path, &message, "cannot be met", help);
+        }
+        if matches!(constraint, Constraint::Choices(_) | Constraint::SampleChoices)
+            && self.reasons(arm)
+        {
+            let message = format!("arm `{}` is to reason, but may only say a choice", arm.name);
+            let help = "give it `constraint: free`, or drop `chain_of_thought`";
+            self.once(path, &message, "leaves no room for reasons", help);
+        }
+    }
+
+    fn reasons(&self, arm: &Arm) -> bool {
+        match &arm.strategy {
+            Strategy::Prompt(prompt) => prompt.chain_of_thought,
+            Strategy::Compose(parts) => self.experiment.arms.iter().any(|other| {
+                parts.contains(&other.name)
+                    && matches!(&other.strategy, Strategy::Prompt(p) if p.chain_of_thought)
+            }),
+            Strategy::Rag(_) | Strategy::Finetune(_) => false,
+        }
+    }
+
+    /// A problem of an eval set shows with every arm that runs on it; it is said once.
+    fn once(&mut self, path: &[&str], message: &str, label: &str, help: &str) {
+        if !self.problems.iter().any(|problem| problem.message == message) {
+            self.add(path, message, label, help);
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! From what a model said to the answer that is scored: the final answer of a longer text, and the
+//! answer that most samples agree on.
+
+use std::collections::BTreeMap;
+
+use bench_core::record::{Answer, CallKind, CallRecord, Outcome};
+use regex::Regex;
+
+use crate::score::normal_form;
+
+/// Makes one outcome of the outcomes of a trial's calls. `final_answer` finds what is scored in
+/// each; without it, all of the text is.
+///
+/// Of several answers the one wins whose normal form (as `exact_match` compares) is the most
+/// frequent; of equally frequent ones the one that was said first, and its first wording. Empty
+/// answers and failed calls do not vote. Tokens and milliseconds are those of all calls together.
+pub(crate) fn assemble(
+    final_answer: Option<&Regex>,
+    outcomes: &[&Outcome],
+) -> (Outcome, Vec<CallRecord>) {
+    if let [one] = outcomes {
+        let mut outcome = (*one).clone();
+        if let (Outcome::Answered(answer), Some(pattern)) = (&mut outcome, final_answer) {
+            extract(answer, pattern);
+        }
+        return (outcome, Vec::new());
+    }
+    let calls = outcomes.iter().map(|outcome| call_record(CallKind::Sample, outcome)).collect();
+    let answers: Vec<Answer> = outcomes
+        .iter()
+        .filter_map(|outcome| match outcome {
+            Outcome::Answered(answer) => Some(answer.clone()),
+            Outcome::Failed { .. } => None,
+        })
+        .map(|mut answer| {
+            if let Some(pattern) = final_answer {
+                extract(&mut answer, pattern);
+            }
+            answer
+        })
+        .collect();
+    let Some(winner) = vote(&answers) else {
+        let outcome = match outcomes.first() {
+            Some(failed) => (*failed).clone(),
+            None => Outcome::Failed { error: "nothing was asked".into() },
+        };
+        return (outcome, calls);
+    };
+    let winner = &answers[winner];
+    let answer = Answer {
+        tokens_in: answers.iter().map(|answer| answer.tokens_in).sum(),
+        tokens_out: answers.iter().map(|answer| answer.tokens_out).sum(),
+        latency_ms: answers.iter().map(|answer| answer.latency_ms).sum(),
+        first_token_ms: None,
+        retrieval_ms: answers[0].retrieval_ms,
+        ..winner.clone()
+    };
+    (Outcome::Answered(answer), calls)
+}
+
+/// A call as a record keeps it.
+pub(crate) fn call_record(kind: CallKind, outcome: &Outcome) -> CallRecord {
+    let (text, answer) = match outcome {
+        Outcome::Answered(answer) => (&answer.text, Some(answer)),
+        Outcome::Failed { error } => (error, None),
+    };
+    CallRecord {
+        kind,
+        prompt: Vec::new(),
+        text: text.clone(),
+        tokens_in: answer.map_or(0, |answer| answer.tokens_in),
+        tokens_out: answer.map_or(0, |answer| answer.tokens_out),
+        latency_ms: answer.map_or(0.0, |answer| answer.latency_ms),
+        failed: answer.is_none(),
+    }
+}
+
+/// Keeps the final answer as the text: the last match's first group, or the whole match of a
+/// pattern without groups. Without any match it is the last line that says something, so that a
+/// model that forgot the form is not wrong for that alone, and reasoning that names the right
+/// answer on its way is not taken for it.
+fn extract(answer: &mut Answer, pattern: &Regex) {
+    let last = pattern.captures_iter(&answer.text).last();
+    let found = last.and_then(|found| found.get(1).or_else(|| found.get(0)));
+    let found = found
+        .map(|found| found.as_str())
+        .or_else(|| answer.text.lines().rfind(|line| !line.trim().is_empty()));
+    let bare = |c: char| c.is_whitespace() || c == '*';
+    let found = found.unwrap_or_default().trim_matches(bare).to_owned();
+    answer.full_text = Some(std::mem::replace(&mut answer.text, found));
+}
+
+/// The position of the winner; `None` without answers.
+fn vote(answers: &[Answer]) -> Option<usize> {
+    let forms: Vec<String> = answers.iter().map(|answer| normal_form(&answer.text)).collect();
+    let mut votes: BTreeMap<&str, usize> = BTreeMap::new();
+    for form in forms.iter().filter(|form| !form.is_empty()) {
+        *votes.entry(form).or_default() += 1;
+    }
+    let votes_of = |at: usize| votes.get(forms[at].as_str()).copied().unwrap_or(0);
+    (0..answers.len()).max_by_key(|&at| (votes_of(at), std::cmp::Reverse(at)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(text: &str) -> Outcome {
+        Outcome::Answered(Answer {
+            text: text.into(),
+            tokens_in: 10,
+            tokens_out: 2,
+            latency_ms: 5.0,
+            ..Answer::default()
+        })
+    }
+
+    fn failed() -> Outcome {
+        Outcome::Failed { error: "no".into() }
+    }
+
+    fn pattern() -> Regex {
+        Regex::new(bench_core::spec::Prompt::FINAL_ANSWER).unwrap()
+    }
+
+    #[track_caller]
+    fn check_extract(text: &str, expect: &str) {
+        let (outcome, calls) = assemble(Some(&pattern()), &[&said(text)]);
+        let Outcome::Answered(answer) = outcome else { panic!("failed") };
+        assert_eq!((answer.text.as_str(), answer.full_text.as_deref()), (expect, Some(text)));
+        assert!(calls.is_empty());
+    }
+
+    #[test]
+    fn the_last_final_answer_is_scored_and_the_whole_text_kept() {
+        check_extract("2 and 2 is 4.\nAnswer: 4", "4");
+        check_extract("Answer: 3? No.\n**Answer:** 4 ", "4");
+        check_extract("the final answer is: `x`\n", "`x`");
+        check_extract("So the answer is 4 apples", "4 apples");
+        check_extract("I think it is four.\n\nFour it is.\n", "Four it is.");
+        check_extract("", "");
+    }
+
+    #[test]
+    fn one_plain_answer_stays_as_it_is() {
+        let said = said("Answer: 4");
+        assert_eq!(assemble(None, &[&said]), (said.clone(), Vec::new()));
+    }
+
+    #[track_caller]
+    fn check_vote(texts: &[&str], expect: &str) {
+        let outcomes: Vec<Outcome> =
+            texts.iter().map(|text| if *text == "!" { failed() } else { said(text) }).collect();
+        let (outcome, calls) = assemble(None, &outcomes.iter().collect::<Vec<_>>());
+        assert_eq!(calls.len(), texts.len());
+        let Outcome::Answered(answer) = outcome else { panic!("failed") };
+        assert_eq!(answer.text, expect, "{texts:?}");
+        let answered = texts.iter().filter(|text| **text != "!").count() as u32;
+        assert_eq!((answer.tokens_in, answer.tokens_out), (10 * answered, 2 * answered));
+    }
+
+    #[test]
+    fn the_most_frequent_normal_form_wins_and_the_first_of_equals() {
+        check_vote(&["Paris", "Rome", "paris."], "Paris");
+        check_vote(&["Rome", "Paris", "The Paris!"], "Paris");
+        check_vote(&["Rome", "Paris"], "Rome");
+        check_vote(&["", "", "Paris"], "Paris");
+        check_vote(&["!", "Rome", "Paris", "Paris"], "Paris");
+        check_vote(&["", ""], "");
+    }
+
+    #[test]
+    fn when_every_call_failed_the_trial_failed() {
+        let (outcome, calls) = assemble(None, &[&failed(), &failed()]);
+        assert_eq!(outcome, failed());
+        assert!(calls.iter().all(|call| call.failed));
+    }
+}

@@ -1,0 +1,333 @@
+//! Where calls are made: whatever is not answered yet is asked, one loaded model after the other,
+//! and every answer is on disk before the next is waited for. What a call is for it does not know.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::time::Instant;
+
+use bench_core::backend::{
+    BackendError, BackendErrorKind, Generator, Probe, Progress, Request, Stage,
+};
+use bench_core::dataset::Sample;
+use bench_core::digest;
+use bench_core::manifest::ParityEntry;
+use bench_core::record::{Answer, Outcome};
+use futures::stream::{self, StreamExt as _};
+use tokio::runtime::Runtime;
+
+use crate::answer::call_record;
+use crate::backends::{Backends, Counter, ResolvedModel};
+use crate::prepare::{Adapter, add_seconds};
+use crate::prompt::{Laid, Layout, Question, Step};
+use crate::run::{Options, RunError, Stop, peak_memory_bytes};
+use crate::store::Store;
+
+/// One request to one model.
+#[derive(Clone)]
+pub(crate) struct Call<'a> {
+    pub(crate) model: &'a ResolvedModel,
+    pub(crate) adapter: Option<&'a Adapter>,
+    pub(crate) request: Request,
+    /// Digest of model, adapter and request: where the answer is kept.
+    pub(crate) key: String,
+    /// Prompt tokens where they can be counted: calls of like length are made together.
+    pub(crate) tokens: u32,
+    /// The arm, for messages.
+    pub(crate) arm: &'a str,
+    /// The eval set, for messages.
+    pub(crate) set: &'a str,
+    /// Milliseconds that finding passages for it took.
+    pub(crate) retrieval_ms: f64,
+}
+
+impl<'a> Call<'a> {
+    pub(crate) fn new(
+        model: &'a ResolvedModel,
+        adapter: Option<&'a Adapter>,
+        request: Request,
+        counter: Option<&dyn Counter>,
+        (set, arm): (&'a str, &'a str),
+    ) -> Result<Self, BackendError> {
+        let of_adapter = adapter.map_or("", |adapter| adapter.digest.as_str());
+        let key = digest::of_json(&(&model.entry.digest, of_adapter, &request));
+        let tokens = counter.map_or(Ok(0), |counter| counter.count(&request.messages))?;
+        Ok(Self { model, adapter, request, key, tokens, arm, set, retrieval_ms: 0.0 })
+    }
+}
+
+/// Makes calls and keeps what came back.
+pub(crate) struct Desk<'a> {
+    pub(crate) backends: &'a dyn Backends,
+    pub(crate) progress: &'a dyn Progress,
+    pub(crate) stop: &'a Stop,
+    pub(crate) options: &'a Options,
+    pub(crate) store: Store,
+    pub(crate) runtime: Runtime,
+    /// Calls in flight at once.
+    pub(crate) concurrency: usize,
+    /// What was asked in this run: a call is never made twice in one, whatever the options say.
+    pub(crate) asked: BTreeSet<String>,
+}
+
+/// A prompt to lay out.
+pub(crate) struct LayJob<'a> {
+    pub(crate) layout: &'a Layout,
+    /// Says what must be said before the prompt can be laid out.
+    pub(crate) asker: &'a ResolvedModel,
+    pub(crate) sample: &'a Sample,
+    /// Eval set and arm, for messages.
+    pub(crate) name: (&'a str, &'a str),
+}
+
+impl<'a> LayJob<'a> {
+    fn call(&self, question: &Question) -> Result<Call<'a>, BackendError> {
+        let request = Request {
+            messages: question.messages.clone(),
+            max_tokens: question.max_tokens,
+            temperature: 0.0,
+            top_p: None,
+            seed: 0,
+            stop: Vec::new(),
+            constraint: None,
+            top_logprobs: 0,
+        };
+        Call::new(self.asker, None, request, None, self.name)
+    }
+}
+
+/// Lays out prompts, and asks what must be asked first. Gives the prompts, `None` where the run is
+/// to stop before one is there, and the keys of what was asked for them, now or earlier.
+pub(crate) fn lay_all(
+    desk: &mut Desk<'_>,
+    jobs: &[LayJob<'_>],
+) -> Result<(Vec<Option<Laid>>, BTreeSet<String>), RunError> {
+    let mut laid: Vec<Option<Laid>> = vec![None; jobs.len()];
+    let mut keys = BTreeSet::new();
+    loop {
+        let mut calls = Vec::new();
+        for (job, laid) in jobs.iter().zip(&mut laid).filter(|(_, laid)| laid.is_none()) {
+            let replies = |question: &Question| {
+                let key = job.call(question).ok()?.key;
+                desk.outcome(&key).map(|outcome| call_record(question.kind, outcome))
+            };
+            match job.layout.lay(job.sample, &replies)? {
+                Step::Done(done) => *laid = Some(done),
+                Step::Ask(question) => calls.push(job.call(&question)?),
+            }
+        }
+        keys.extend(calls.iter().map(|call| call.key.clone()));
+        if calls.is_empty() || desk.ask(&calls)? == 0 {
+            return Ok((laid, keys));
+        }
+    }
+}
+
+impl Desk<'_> {
+    /// The outcome of a call, if it counts in this run.
+    pub(crate) fn outcome(&self, key: &str) -> Option<&Outcome> {
+        let outcome = self.store.answer(key)?;
+        let counts = self.options.score_only
+            || self.asked.contains(key)
+            || match outcome {
+                Outcome::Failed { .. } => !self.options.retry_failed,
+                Outcome::Answered(_) => !self.options.no_cache,
+            };
+        counts.then_some(outcome)
+    }
+
+    /// Makes the calls that have no outcome, one loaded model after the other: memory holds one set
+    /// of weights at a time, and no arm's latency is measured while another model computes. Gives
+    /// the number of calls made; fewer than asked for where the run is to stop, none where it is to
+    /// score only.
+    pub(crate) fn ask(&mut self, calls: &[Call<'_>]) -> Result<usize, RunError> {
+        if self.options.score_only {
+            return Ok(0);
+        }
+        let mut groups: Vec<(String, Vec<&Call<'_>>)> = Vec::new();
+        let mut seen = BTreeSet::new();
+        for call in calls {
+            if self.outcome(&call.key).is_some() || !seen.insert(&call.key) {
+                continue;
+            }
+            let adapter = call.adapter.map_or("", |adapter| adapter.digest.as_str());
+            let group = format!("{}/{adapter}", call.model.entry.digest);
+            match groups.iter_mut().find(|(name, _)| *name == group) {
+                Some((_, members)) => members.push(call),
+                None => groups.push((group, vec![call])),
+            }
+        }
+        let mut answered = 0;
+        for (_, mut members) in groups {
+            if self.stop.is_requested() {
+                break;
+            }
+            members.sort_by_key(|call| call.tokens);
+            let started = Instant::now();
+            let first = members[0];
+            let adapter = first.adapter.map(|adapter| adapter.folder.as_path());
+            let generator = self.backends.load(first.model, adapter)?;
+            self.parity(first, generator.as_ref())?;
+            answered += self.ask_one(&members, generator.as_ref())?;
+            drop(generator);
+            add_seconds(&mut self.store.state, "generate", started.elapsed().as_secs_f64());
+            self.note_memory();
+            self.store.save_state()?;
+        }
+        Ok(answered)
+    }
+
+    fn ask_one(
+        &mut self,
+        members: &[&Call<'_>],
+        generator: &dyn Generator,
+    ) -> Result<usize, RunError> {
+        let names: BTreeSet<&str> = members.iter().map(|call| call.arm).collect();
+        let what = names.into_iter().collect::<Vec<_>>().join(", ");
+        let task = self.progress.begin(Stage::Generate, &what, members.len() as u64);
+        let stop = self.stop;
+        let (store, runtime, asked) = (&mut self.store, &self.runtime, &mut self.asked);
+        runtime.block_on(async {
+            let pending = members.iter().take_while(|_| !stop.is_requested());
+            let mut answers = stream::iter(pending)
+                .map(|call| async move { (*call, generator.generate(&call.request).await) })
+                .buffer_unordered(self.concurrency);
+            let (mut done, mut failed, mut tokens) = (0, 0, 0);
+            let started = Instant::now();
+            while let Some((call, result)) = answers.next().await {
+                let outcome = match result {
+                    Ok(completion) => {
+                        tokens += u64::from(completion.tokens_out);
+                        Outcome::Answered(Answer {
+                            text: completion.text,
+                            tokens_in: completion.tokens_in,
+                            tokens_out: completion.tokens_out,
+                            first_token_ms: completion.first_token_ms,
+                            latency_ms: completion.latency_ms,
+                            retrieval_ms: call.retrieval_ms,
+                            finish: completion.finish,
+                            cost_usd: None,
+                            full_text: None,
+                        })
+                    }
+                    Err(error) if error.kind == BackendErrorKind::Fatal => return Err(error.into()),
+                    Err(error) => {
+                        failed += 1;
+                        Outcome::Failed { error: error.chain() }
+                    }
+                };
+                store.put_answer(&call.key, outcome)?;
+                asked.insert(call.key.clone());
+                done += 1;
+                let rate = tokens as f64 / started.elapsed().as_secs_f64().max(1e-9);
+                let failures =
+                    if failed > 0 { format!(", {failed} failed") } else { String::new() };
+                task.advance(done as u64, &format!("{rate:.0} tokens/s{failures}"));
+            }
+            Ok(done)
+        })
+    }
+
+    /// Before a fine-tuned arm answers: do trainer and server agree about its adapter?
+    fn parity(&mut self, call: &Call<'_>, generator: &dyn Generator) -> Result<(), RunError> {
+        let Some(adapter) = call.adapter else { return Ok(()) };
+        if adapter.probes.is_empty() || self.store.state.parity.contains_key(&adapter.digest) {
+            return Ok(());
+        }
+        let started = Instant::now();
+        let task = self.progress.begin(Stage::Check, "trainer and server agree", 2);
+        let trained =
+            adapter.trainer.probe(&adapter.base, Some(&adapter.folder), &adapter.probes)?;
+        task.advance(1, "");
+        let served = self.runtime.block_on(generator.probe(&adapter.probes))?;
+        task.advance(2, "");
+        let (entry, table) = compare_probes(&trained, &served);
+        if !table.is_empty() {
+            let (arm, set) = (call.arm.to_owned(), call.set.to_owned());
+            return Err(RunError::Parity { arm, set, table });
+        }
+        let entry = ParityEntry { set: call.set.to_owned(), seed: adapter.seed, ..entry };
+        self.store.state.parity.insert(adapter.digest.clone(), entry);
+        add_seconds(&mut self.store.state, "check", started.elapsed().as_secs_f64());
+        Ok(self.store.save_state()?)
+    }
+
+    pub(crate) fn note_memory(&mut self) {
+        self.store.state.peak_memory_bytes =
+            self.store.state.peak_memory_bytes.max(peak_memory_bytes());
+    }
+}
+
+/// Largest difference of a row's mean negative log-likelihood that kernels may cause, in nats.
+const NLL_TOLERANCE: f64 = 1e-2;
+
+/// Compares both sides row by row; the table is empty when they agree.
+fn compare_probes(trained: &[Probe], served: &[Probe]) -> (ParityEntry, String) {
+    let mut entry = ParityEntry {
+        set: String::new(),
+        seed: 0,
+        rows: trained.len() as u64,
+        tokens: 0,
+        top1_agree: 0,
+        max_nll_difference: 0.0,
+    };
+    let mut table = String::new();
+    for (row, (ours, theirs)) in trained.iter().zip(served).enumerate() {
+        if ours.token_ids != theirs.token_ids {
+            let at =
+                ours.token_ids.iter().zip(&theirs.token_ids).take_while(|(a, b)| a == b).count();
+            writeln!(
+                table,
+                "  row {row}: token {at} is {:?} in training and {:?} in serving",
+                ours.token_ids.get(at),
+                theirs.token_ids.get(at)
+            )
+            .ok();
+            continue;
+        }
+        let agree = ours.top1.iter().zip(&theirs.top1).filter(|(a, b)| a == b).count();
+        let tokens = ours.top1.len();
+        let difference = (ours.nll - theirs.nll).abs();
+        entry.tokens += tokens as u64;
+        entry.top1_agree += agree as u64;
+        entry.max_nll_difference = entry.max_nll_difference.max(difference);
+        if agree < tokens
+            || theirs.top1.len() != tokens
+            || difference.is_nan()
+            || difference > NLL_TOLERANCE
+        {
+            writeln!(table,
+                "  row {row}: likeliest token agrees on {agree} of {tokens}; loss {:.4} in training, {:.4} in serving",
+                ours.nll, theirs.nll
+            ).ok();
+        }
+    }
+    if trained.len() != served.len() {
+        writeln!(table, "  {} rows in training, {} in serving", trained.len(), served.len()).ok();
+    }
+    (entry, table)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disagreement_between_trainer_and_server_is_shown_row_by_row() {
+        let probe = |ids: &[u32], top1: &[u32], nll| Probe {
+            token_ids: ids.into(),
+            top1: top1.into(),
+            nll,
+        };
+        let (entry, table) = compare_probes(
+            &[probe(&[1, 2], &[3, 4], 0.5), probe(&[1], &[2], 0.1), probe(&[1], &[2], 0.1)],
+            &[probe(&[1, 2], &[3, 4], 0.505), probe(&[9], &[2], 0.1), probe(&[1], &[5], 0.9)],
+        );
+        assert_eq!((entry.rows, entry.tokens, entry.top1_agree), (3, 3, 2));
+        assert!(
+            table.contains("row 1: token 0 is Some(1) in training and Some(9) in serving"),
+            "{table}"
+        );
+        assert!(table.contains("row 2: likeliest token agrees on 0 of 1"), "{table}");
+        assert!(!table.contains("row 0"), "{table}");
+    }
+}

@@ -1,0 +1,155 @@
+//! Arms that answer from passages, from an experiment file to records.
+
+use bench_core::record::{CallKind, Outcome};
+
+use super::*;
+
+/// The model reads what stands in its prompt: a rule's words are those of a passage.
+const EXPERIMENT: &str = "version: 1
+models:
+  m:
+    scripted:
+      otherwise: none
+      rules:
+        - { when: Write the one short search query, say: 'Ada born' }
+        - { when: other ways, say: \"Whose town?\\nWhich mayor?\" }
+        - { when: born in Ashlode, say: 'Ashlode [1]' }
+  w: { scripted: { otherwise: 'Ada was born in Ashlode' } }
+eval_sets: [{ name: s, path: e.jsonl, corpus: c.jsonl, train: t.jsonl, scorers: [contains, { citation: { figure: precision } }] }]
+arms:
+  - { name: rag, model: m, strategy: { rag: { retriever: bm25, top_k: 1 } } }
+  - { name: two_hops, model: m, strategy: { rag: { retriever: bm25, top_k: 2, iterations: 2, order: best_first } } }
+  - { name: hyde, model: m, strategy: { rag: { retriever: bm25, top_k: 1, query: hyde, query_model: w } } }
+  - { name: several, model: m, strategy: { rag: { retriever: bm25, top_k: 1, query: multi_query } } }
+  - { name: closed, model: m, strategy: { rag: { passages: closed_book } } }
+  - { name: whole, model: m, strategy: { rag: { passages: whole_corpus, citations: true, abstain: not stated, guard: true } } }
+  - { name: raft, model: m, strategy: { finetune: { raft: { rag: rag, distractors: 1, without_golden: 0 } } } }
+compare: { baseline: rag }
+prices: { m: { input: 1000000 }, w: { input: 3000000 } }
+run: { runs: RUNS }
+";
+
+fn folder() -> Folder {
+    let folder = Folder(tempfile::tempdir().unwrap());
+    folder.write(
+        "e.jsonl",
+        "{\"id\":\"a\",\"input\":\"In which place was the mayor of Brindal born?\",\"reference\":\"Ashlode\",\"context_ids\":[\"ada\"]}\n{\"id\":\"b\",\"input\":\"Who sings in Brindal?\",\"reference\":\"not stated\",\"meta\":{\"answerable\":false}}\n",
+    );
+    folder.write(
+        "c.jsonl",
+        "{\"id\":\"ada\",\"text\":\"Ada was born in Ashlode.\"}\n{\"id\":\"mayor\",\"text\":\"The mayor of Brindal is Ada.\"}\n{\"id\":\"river\",\"text\":\"A river runs.\"}\n",
+    );
+    folder.write(
+        "t.jsonl",
+        "{\"input\":\"Where was Ada born?\",\"reference\":\"Ashlode\",\"context_ids\":[\"ada\"]}\n",
+    );
+    let runs = folder.0.path().join("runs").display().to_string();
+    folder.write("x.yaml", &EXPERIMENT.replace("RUNS", &runs));
+    folder
+}
+
+fn documents(record: &Record) -> Vec<&str> {
+    record.retrieved.iter().map(|passage| passage.document.as_str()).collect()
+}
+
+#[test]
+fn a_second_search_finds_what_the_first_passage_names() {
+    let finished = folder().run(&Options::default()).unwrap();
+    let one = find(&finished, "rag", "a");
+    assert_eq!(documents(one), ["mayor"]);
+    assert_eq!(one.verdicts["contains"].value(), Some(0.0));
+    let two = find(&finished, "two_hops", "a");
+    assert_eq!(documents(two), ["mayor", "ada"]);
+    assert_eq!(two.verdicts["contains"].value(), Some(1.0));
+    // The answer cites passage 1, which names nobody's birthplace.
+    assert_eq!(two.verdicts["citation_precision"].value(), Some(0.0));
+    assert_eq!(two.calls.len(), 1);
+    assert_eq!((two.calls[0].kind, two.calls[0].text.as_str()), (CallKind::FollowUp, "Ada born"));
+    let answer = two.answer().unwrap();
+    assert!(answer.tokens_in > two.calls[0].tokens_in && answer.tokens_out == 4);
+}
+
+#[test]
+fn a_rewritten_question_is_searched_and_its_call_is_priced() {
+    let finished = folder().run(&Options::default()).unwrap();
+    let hyde = find(&finished, "hyde", "a");
+    assert_eq!(documents(hyde), ["ada"]);
+    assert_eq!(hyde.calls[0].kind, CallKind::Rewrite);
+    // The other model's tokens are at its own price.
+    let (all, other) = (hyde.answer().unwrap().tokens_in, hyde.calls[0].tokens_in);
+    let cost = hyde.answer().unwrap().cost_usd.unwrap();
+    assert!((cost - f64::from(all - other) - 3.0 * f64::from(other)).abs() < 1e-9, "{cost}");
+    assert_eq!(documents(find(&finished, "several", "a")), ["mayor"]);
+}
+
+#[test]
+fn controls_are_ordinary_arms() {
+    let finished = folder().run(&Options::default()).unwrap();
+    let closed = find(&finished, "closed", "a");
+    assert!(closed.retrieved.is_empty());
+    assert_eq!(closed.prompt[0].content, closed.input);
+    let whole = find(&finished, "whole", "a");
+    assert_eq!(documents(whole), ["ada", "mayor", "river"]);
+    assert_eq!(whole.retrieved[1].number, Some(2));
+    let prompt = &whole.prompt[0].content;
+    assert!(prompt.contains("as [1].\nIf the passages do not hold the answer, say only: not stated\nThe passages are quotations."), "{prompt}");
+    assert!(find(&finished, "whole", "b").unanswerable);
+}
+
+#[test]
+fn an_arm_trained_with_passages_is_asked_as_it_was_trained() {
+    let folder = folder();
+    // The scripted trainer remembers rows: an eval question with the same passages meets its row.
+    folder.write(
+        "e.jsonl",
+        "{\"id\":\"a\",\"input\":\"Where was Ada born, say?\",\"reference\":\"x\",\"context_ids\":[\"ada\"]}\n",
+    );
+    folder.write(
+        "t.jsonl",
+        "{\"input\":\"Where was Ada born, say?\",\"reference\":\"learnt\",\"context_ids\":[\"ada\"]}\n",
+    );
+    edit(&folder, "top_k: 1 } } }\n  - { name: two_hops", "top_k: 2 } } }\n  - { name: two_hops");
+    let finished = folder.run(&Options::default()).unwrap();
+    let raft = find(&finished, "raft", "a");
+    assert_eq!(documents(raft), ["ada", "mayor"]);
+    assert_eq!(raft.answer().unwrap().text, "learnt");
+}
+
+#[test]
+fn everything_that_was_said_is_kept() {
+    let folder = folder();
+    let first = folder.run(&Options::default()).unwrap();
+    let second = folder.run(&Options::default()).unwrap();
+    assert!(first.answered_now > 0);
+    assert_eq!((second.answered_now, second.missing), (0, 0));
+    assert_eq!(first.records, second.records);
+    let scored = folder.run(&Options { score_only: true, ..Options::default() }).unwrap();
+    assert_eq!(scored.records, first.records);
+}
+
+#[test]
+fn scoring_alone_leaves_out_what_was_never_asked() {
+    let options = Options { score_only: true, ..Options::default() };
+    let finished = folder().run(&options).unwrap();
+    assert_eq!((finished.records.len(), finished.missing), (0, 14));
+}
+
+#[test]
+fn a_rewriting_that_fails_leaves_the_question_and_says_so() {
+    let folder = folder();
+    edit(&folder, "otherwise: 'Ada was born in Ashlode'", "otherwise: '!rejected'");
+    let finished = folder.run(&Options::default()).unwrap();
+    let hyde = find(&finished, "hyde", "a");
+    assert!(matches!(hyde.outcome, Outcome::Answered(_)));
+    assert!(hyde.calls[0].failed && hyde.calls[0].text.contains("told to refuse"));
+    assert_eq!(documents(hyde), ["mayor"]);
+}
+
+#[test]
+fn training_with_passages_needs_rows_that_name_theirs() {
+    let folder = folder();
+    folder.write("t.jsonl", "{\"input\":\"q\",\"reference\":\"r\"}\n");
+    assert!(messages(&folder)[0].contains("no training row of set `s` names its gold documents"));
+    folder.write("t.jsonl", "{\"input\":\"q\",\"reference\":\"r\",\"context_ids\":[\"nope\"]}\n");
+    assert!(messages(&folder)[0].contains("names gold document `nope`, which the corpus lacks"));
+}

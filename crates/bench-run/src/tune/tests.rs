@@ -1,0 +1,204 @@
+//! Tuning from an experiment file to its manifest, with scripted models.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use bench_core::backend::{
+    BackendError, Completion, Constraint, Embedder, Generator, Indexer, Progress, Request, Trainer,
+};
+use bench_core::chat::Message;
+use bench_core::manifest::Origin;
+use bench_core::spec::{EmbedderSource, IndexBackend, ModelSource};
+
+use crate::backends::{Backends, Counter, ResolvedModel};
+use crate::scripted::{Quiet, ScriptedBackends};
+use crate::{Finished, Options, Stop, load, run};
+
+/// Scripted models that remember what they were asked, in order.
+#[derive(Default)]
+struct Spy {
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+struct Overheard {
+    inner: Arc<dyn Generator>,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+#[async_trait]
+impl Generator for Overheard {
+    fn id(&self) -> &str {
+        self.inner.id()
+    }
+
+    fn count_tokens(&self, messages: &[Message]) -> Result<Option<u32>, BackendError> {
+        self.inner.count_tokens(messages)
+    }
+
+    async fn generate(&self, request: &Request) -> Result<Completion, BackendError> {
+        let text = request.messages.iter().map(|turn| turn.content.as_str()).collect::<Vec<_>>();
+        self.asked.lock().unwrap().push(text.join("\n"));
+        self.inner.generate(request).await
+    }
+}
+
+impl Backends for Spy {
+    fn resolve(
+        &self,
+        name: &str,
+        source: &ModelSource,
+        progress: &dyn Progress,
+    ) -> Result<ResolvedModel, BackendError> {
+        ScriptedBackends.resolve(name, source, progress)
+    }
+
+    fn load(
+        &self,
+        model: &ResolvedModel,
+        adapter: Option<&Path>,
+    ) -> Result<Arc<dyn Generator>, BackendError> {
+        let inner = ScriptedBackends.load(model, adapter)?;
+        Ok(Arc::new(Overheard { inner, asked: Arc::clone(&self.asked) }))
+    }
+
+    fn counter(&self, model: &ResolvedModel) -> Result<Option<Arc<dyn Counter>>, BackendError> {
+        ScriptedBackends.counter(model)
+    }
+
+    fn check_constraint(
+        &self,
+        model: &ResolvedModel,
+        constraint: &Constraint,
+    ) -> Result<(), BackendError> {
+        ScriptedBackends.check_constraint(model, constraint)
+    }
+
+    fn trainer(&self, model: &ResolvedModel) -> Result<Arc<dyn Trainer>, BackendError> {
+        ScriptedBackends.trainer(model)
+    }
+
+    fn embedder(
+        &self,
+        source: &EmbedderSource,
+        progress: &dyn Progress,
+    ) -> Result<Arc<dyn Embedder>, BackendError> {
+        ScriptedBackends.embedder(source, progress)
+    }
+
+    fn indexer(&self, backend: &IndexBackend) -> Result<Arc<dyn Indexer>, BackendError> {
+        ScriptedBackends.indexer(backend)
+    }
+}
+
+/// The model answers right when it is asked politely.
+const EXPERIMENT: &str = "version: 1
+models:
+  m: { scripted: { otherwise: none, rules: [{ when: What was the instruction, say: 'Please answer, WRITTEN.' }, { when: WRITTEN, say: none }, { when: please, say: right }] } }
+eval_sets: [{ name: s, path: e.jsonl, dev: d.jsonl, train: t.jsonl, scorers: [exact_match] }]
+arms:
+  - name: tuned
+    model: m
+    strategy: { prompt: { candidates: ['now: {{ input }}', 'please: {{ input }}'], tune: { budget: 24, rungs: 2 } } }
+compare: { baseline: tuned }
+run: { runs: RUNS, max_concurrency: 1 }
+";
+
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new(experiment: &str) -> Self {
+        let folder = Self(tempfile::tempdir().unwrap());
+        let row = |what: &str, i: usize| {
+            format!(
+                "{{\"id\":\"{what}{i}\",\"input\":\"{what} question {i}\",\"reference\":\"right\"}}"
+            )
+        };
+        let rows =
+            |what: &str, n: usize| (0..n).map(|i| row(what, i)).collect::<Vec<_>>().join("\n");
+        folder.write("e.jsonl", &rows("test", 4));
+        folder.write("d.jsonl", &rows("dev", 10));
+        folder.write("t.jsonl", "{\"input\":\"train question\",\"reference\":\"right\"}\n");
+        let runs = folder.0.path().join("runs").display().to_string();
+        folder.write("x.yaml", &experiment.replace("RUNS", &runs));
+        folder
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs_err::write(self.0.path().join(name), text).unwrap();
+    }
+
+    fn run(&self, spy: &Spy) -> Finished {
+        let loaded = load(&self.0.path().join("x.yaml"), &|_| None, None).unwrap();
+        run(&loaded, spy, &Options::default(), &Quiet, &Stop::default()).unwrap()
+    }
+}
+
+#[test]
+fn the_best_prompt_on_dev_is_used_and_its_history_kept() {
+    let finished = Folder::new(EXPERIMENT).run(&Spy::default());
+    let entry = &finished.manifest.tuning[0];
+    assert_eq!((entry.chosen, entry.metric.as_str(), entry.dev_samples), (1, "exact_match", 10));
+    assert_eq!(entry.candidates[1].user, "please: {{ input }}");
+    // Two candidates need one halving: the whole budget goes into it, as far as dev samples reach.
+    let value = |at: usize| entry.candidates[at].rungs[0].value;
+    assert_eq!((value(0), value(1)), (Some(0.0), Some(1.0)));
+    assert_eq!((entry.candidates[0].rungs[0].samples, entry.calls), (10, 20));
+    assert!(finished.records.iter().all(|record| record.prompt[0].content.starts_with("please")));
+    assert!(
+        finished.records.iter().all(|record| record.verdicts["exact_match"].value() == Some(1.0))
+    );
+}
+
+#[test]
+fn the_test_split_is_not_seen_before_the_prompt_is_chosen() {
+    let spy = Spy::default();
+    Folder::new(EXPERIMENT).run(&spy);
+    let asked = spy.asked.lock().unwrap();
+    let first_test = asked.iter().position(|text| text.contains("test question")).unwrap();
+    let last_dev = asked.iter().rposition(|text| text.contains("dev question")).unwrap();
+    assert!(last_dev < first_test);
+    assert_eq!(first_test, 20);
+    // The losing prompt never meets a test question.
+    assert!(asked[first_test..].iter().all(|text| text.starts_with("please: test question")));
+}
+
+#[test]
+fn a_second_run_tunes_from_what_is_kept() {
+    let folder = Folder::new(EXPERIMENT);
+    let first = folder.run(&Spy::default());
+    let spy = Spy::default();
+    let second = folder.run(&spy);
+    assert_eq!(first.manifest, second.manifest);
+    assert_eq!(first.records, second.records);
+    assert!(spy.asked.lock().unwrap().is_empty());
+}
+
+#[test]
+fn a_model_writes_candidates_that_are_tried_like_the_others() {
+    let text = EXPERIMENT.replace("tune: {", "propose: { n: 2, from: induction }, tune: {");
+    let spy = Spy::default();
+    let finished = Folder::new(&text).run(&spy);
+    let entry = &finished.manifest.tuning[0];
+    // Both proposals say the same: one is tried, one is counted.
+    assert_eq!((entry.candidates.len(), entry.unusable), (3, 1));
+    assert_eq!(entry.candidates[2].origin, Origin::Induction);
+    assert_eq!(entry.candidates[2].user, "Please answer, WRITTEN.\n\nnow: {{ input }}");
+    assert_eq!(entry.candidates[2].rungs[0].value, Some(0.0));
+    assert_eq!(entry.chosen, 1);
+    let asked = spy.asked.lock().unwrap();
+    assert!(asked[0].contains("Input: train question\nOutput: right"), "{}", asked[0]);
+}
+
+#[test]
+fn a_dev_sample_that_is_an_eval_sample_is_an_error() {
+    let folder = Folder::new(EXPERIMENT);
+    folder.write(
+        "d.jsonl",
+        "{\"id\":\"d\",\"input\":\"Test  question 1\",\"reference\":\"right\"}\n",
+    );
+    let error = load(&folder.0.path().join("x.yaml"), &|_| None, None).unwrap_err();
+    let crate::load::LoadError::Wrong(error) = error else { panic!("another error") };
+    let message = error.problems()[0].to_string();
+    assert!(message.contains("1 of them (`d` is one) are eval samples too"), "{message}");
+}
