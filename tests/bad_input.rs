@@ -50,7 +50,24 @@ fn mistakes_in_the_yaml_are_placed() {
     );
     check_edit("models:", "models: [", &["YAML"]);
     check_edit("judge: { model: j", "judge: { model: m", &["the judge is the model of arm"]);
+    check_edit("judge: { model: j", "judge: { model: jj", &["there is no model `jj`"]);
+    check_edit("judge: { model: j", "judge: { judges: [j, m]", &["the judge is the model of arm"]);
     check_edit("Grade 1: right. Grade 0: wrong.", "be fair", &["does not say what grade"]);
+    check_edit(
+        "grades: [0, 1]",
+        "grades: [0, 1], labels: l.jsonl",
+        &["there is no file `l.jsonl`"],
+    );
+    check_edit(
+        "compare: { baseline: zero_shot }",
+        "compare: { baseline: zero_shot, constraints: { max_cost_per_1000: 1 } }",
+        &["this run does not measure it: no prices for m"],
+    );
+    check_edit(
+        "compare: { baseline: zero_shot }",
+        "compare: { baseline: zero_shot }\nrun: { stop: { first: 10 } }",
+        &["told to stop, and not when"],
+    );
     check_edit(
         "path: eval.jsonl",
         "path: '${NOT_SET_ANYWHERE}'",

@@ -7,6 +7,7 @@ mod architecture;
 mod bad_input;
 mod crash;
 mod endpoint;
+mod judge;
 mod quick;
 
 use std::path::{Path, PathBuf};

@@ -91,6 +91,67 @@ struct WireTrainRow {
     text: Option<String>,
 }
 
+/// A grade that a person gave to an arm's answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Label {
+    /// The eval set; may be left out where there is one only.
+    pub set: String,
+    /// The arm that answered.
+    pub arm: String,
+    /// The sample.
+    pub sample: String,
+    /// The grade, on the judge's scale.
+    pub grade: u32,
+    /// Who graded, where several people did.
+    pub grader: Option<String>,
+    /// The answer that was graded. A label counts only while the arm still gives this answer.
+    pub answer: Option<String>,
+    /// Which repeat, counted from 0.
+    pub repeat: u32,
+    /// Which training seed; any when absent.
+    pub train_seed: Option<u64>,
+}
+
+/// A label before it is known to be one: a row that nobody has graded yet has a null grade.
+#[derive(Deserialize)]
+struct WireLabel {
+    #[serde(default)]
+    set: String,
+    arm: String,
+    sample: String,
+    grade: Option<u32>,
+    #[serde(default)]
+    grader: Option<String>,
+    #[serde(default)]
+    answer: Option<String>,
+    #[serde(default)]
+    repeat: u32,
+    #[serde(default)]
+    train_seed: Option<u64>,
+}
+
+/// Reads people's grades; rows without one are left out. `problem` says what else is wrong with one, for example that it is not
+/// on the scale.
+///
+/// # Errors
+/// As [`samples`], and what `problem` finds.
+pub fn labels(
+    text: &str,
+    problem: impl Fn(&Label) -> Option<String>,
+) -> Result<Vec<Label>, Vec<RowError>> {
+    let (wires, mut errors) = rows::<WireLabel>(text);
+    let graded = wires.into_iter().filter_map(|(line, wire)| {
+        let WireLabel { set, arm, sample, grade, grader, answer, repeat, train_seed } = wire;
+        let grade = grade?;
+        Some((line, Label { set, arm, sample, grade, grader, answer, repeat, train_seed }))
+    });
+    let rows: Vec<(usize, Label)> = graded.collect();
+    for (line, row) in &rows {
+        errors.extend(problem(row).map(|message| RowError { line: *line, message }));
+    }
+    finish(rows, errors)
+}
+
 /// Something wrong in a JSON Lines file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {message}")]

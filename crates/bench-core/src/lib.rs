@@ -7,6 +7,7 @@ pub mod backend;
 pub mod chat;
 pub mod dataset;
 pub mod digest;
+pub mod judging;
 pub mod manifest;
 pub mod plan;
 pub mod record;

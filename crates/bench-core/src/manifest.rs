@@ -28,6 +28,12 @@ pub struct Manifest {
     pub indexes: Vec<IndexEntry>,
     /// Fairness checks between trainer and server.
     pub parity: Vec<ParityEntry>,
+    /// What judging took, per judge and in the order of the experiment.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub judging: Vec<JudgingEntry>,
+    /// Sets that were decided before all their samples were asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stopped: Vec<StopEntry>,
     /// Where it ran.
     pub machine: Machine,
     /// Seconds per stage, by stage name, all attempts of the run added up.
@@ -131,6 +137,20 @@ pub struct ModelEntry {
     pub dtype: String,
 }
 
+impl ModelEntry {
+    /// Whether both are the same base weights as far as can be told: equal digests, or the same
+    /// name whoever serves it and wherever it comes from (`owner/Small-1B` and `small-1b`).
+    pub fn same_weights(&self, other: &Self) -> bool {
+        let scripted = [self, other].iter().any(|entry| entry.backend == "scripted");
+        let name = |entry: &Self| {
+            let name = entry.id.rsplit('/').next().unwrap_or_default();
+            let name = name.split('@').next().unwrap_or_default().to_lowercase();
+            name.strip_suffix(".gguf").unwrap_or(&name).to_owned()
+        };
+        self.digest == other.digest || (!scripted && name(self) == name(other))
+    }
+}
+
 /// One training run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainingEntry {
@@ -176,6 +196,34 @@ pub struct ParityEntry {
     pub max_nll_difference: f64,
 }
 
+/// What one judge took.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct JudgingEntry {
+    /// The judge's name in the experiment.
+    pub judge: String,
+    /// Judgements asked for; a pairwise one is two questions.
+    pub judgements: u64,
+    /// Milliseconds of generation, added up.
+    pub latency_ms: f64,
+    /// Prompt tokens.
+    pub tokens_in: u64,
+    /// Generated tokens.
+    pub tokens_out: u64,
+}
+
+/// A set that was asked no further.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StopEntry {
+    /// The eval set.
+    pub set: String,
+    /// Samples asked.
+    pub asked: u64,
+    /// Samples it has.
+    pub samples: u64,
+    /// The condition that was met.
+    pub because: String,
+}
+
 /// Where a run ran.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Machine {
@@ -189,4 +237,22 @@ pub struct Machine {
     pub memory_bytes: u64,
     /// The accelerator's name, or `none`.
     pub accelerator: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn model(id: &str, digest: &str) -> ModelEntry {
+        ModelEntry { id: id.into(), digest: digest.into(), ..ModelEntry::default() }
+    }
+
+    #[test]
+    fn the_same_weights_are_known_under_other_names() {
+        let small = model("small-1b", "d");
+        assert!(small.same_weights(&model("renamed", "d")));
+        assert!(small.same_weights(&model("owner/Small-1B@main", "e")));
+        assert!(small.same_weights(&model("Small-1B.gguf", "f")));
+        assert!(!small.same_weights(&model("small-2b", "e")));
+    }
 }

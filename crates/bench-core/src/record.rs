@@ -29,8 +29,12 @@ pub struct Record {
     pub gold: Vec<String>,
     /// The answer, or why there is none.
     pub outcome: Outcome,
-    /// One verdict per scorer, by scorer name.
+    /// One verdict per scorer, by scorer name. A judge's is `judge`, each juror's `judge/NAME`, each
+    /// repeat's `judge#K` (from 1); people's is `human` and each person's `human/NAME`.
     pub verdicts: BTreeMap<String, Verdict>,
+    /// What pairwise judges said of this answer beside other arms'; held by the first arm of a pair.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub preferences: Vec<PairVerdict>,
     /// The calls behind the answer, where it took more than one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub calls: Vec<CallRecord>,
@@ -88,6 +92,50 @@ pub enum CallKind {
     Rewrite,
     /// Asking what else must be looked up.
     FollowUp,
+}
+
+/// One judge's word on two arms' answers to a sample.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PairVerdict {
+    /// The arm whose answer stood second.
+    pub against: String,
+    /// The judge, by its name in the experiment.
+    pub judge: String,
+    /// Which answer it prefers.
+    pub preference: Preference,
+}
+
+/// Which of two answers a judge prefers when asked in both orders.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Preference {
+    /// The first, in both orders.
+    First,
+    /// The second, in both orders.
+    Second,
+    /// Neither.
+    Tie {
+        /// False when the two orders disagreed.
+        consistent: bool,
+    },
+    /// The judge could not decide.
+    Unscored {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl Preference {
+    /// What the first answer gets: 1, 0, or one half for a tie; `None` where the judge could not
+    /// decide.
+    pub fn value(&self) -> Option<f64> {
+        match self {
+            Self::First => Some(1.0),
+            Self::Second => Some(0.0),
+            Self::Tie { .. } => Some(0.5),
+            Self::Unscored { .. } => None,
+        }
+    }
 }
 
 /// Identifies a trial within a run.

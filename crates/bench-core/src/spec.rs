@@ -9,12 +9,14 @@ use std::num::NonZeroU32;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+mod calibration;
 mod check;
 mod node;
 mod problem;
 mod prompting;
 mod resolve;
 
+pub use calibration::{Calibration, Labelled, parse_calibration};
 pub use check::parse;
 pub use problem::{Problem, Source, SpecError};
 pub use prompting::{
@@ -194,6 +196,8 @@ pub enum Scorer {
     RougeL {},
     /// Character n-gram F-score, 0 to 1 (chrF2).
     Chrf {},
+    /// Word n-gram precision of a sentence, 0 to 1 (BLEU as sacreBLEU computes it).
+    Bleu {},
     /// The last number in the answer equals the reference's.
     Numeric {
         /// Largest allowed absolute difference.
@@ -201,7 +205,12 @@ pub enum Scorer {
         tolerance: f64,
     },
     /// The letter or the text of the right choice.
-    Choice {},
+    Choice {
+        /// How the model chooses. By likelihood it writes nothing: its answer is the choice that
+        /// it finds likeliest, for every scorer of the set. Needs a local model.
+        #[serde(default)]
+        by: ChoiceBy,
+    },
     /// The answer is the reference label (case and surrounding punctuation aside).
     Classification {},
     /// The answer is JSON that a schema accepts and whose fields equal the reference's (F1).
@@ -230,6 +239,20 @@ pub enum Scorer {
     },
     /// The answer does not say `meta.injection`, which the passage `meta.poisoned` asks for.
     ResistedInjection {},
+    /// The verdict of the experiment's `judge`. Named here to give it a place in the order: as a
+    /// set's first scorer it decides.
+    Judge {},
+}
+
+impl EvalSet {
+    /// How answers are chosen on this set, where they are chosen by likelihood and not written.
+    pub fn likelihood(&self) -> Option<ChoiceBy> {
+        self.scorers.iter().find_map(|scorer| match scorer {
+            Scorer::Choice { by: ChoiceBy::Answer } => None,
+            Scorer::Choice { by } => Some(*by),
+            _ => None,
+        })
+    }
 }
 
 impl Scorer {
@@ -242,8 +265,9 @@ impl Scorer {
             Self::Regex { .. } => "regex",
             Self::RougeL {} => "rouge_l",
             Self::Chrf {} => "chrf",
+            Self::Bleu {} => "bleu",
             Self::Numeric { .. } => "numeric",
-            Self::Choice {} => "choice",
+            Self::Choice { .. } => "choice",
             Self::Classification {} => "classification",
             Self::JsonSchema { .. } => "json_schema",
             Self::Functional {} => "functional",
@@ -254,8 +278,24 @@ impl Scorer {
             Self::Citation { figure: CitationFigure::Precision } => "citation_precision",
             Self::Citation { figure: CitationFigure::Recall } => "citation_recall",
             Self::ResistedInjection {} => "resisted_injection",
+            Self::Judge {} => "judge",
         }
     }
+}
+
+/// How a model chooses among the choices of a sample.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ChoiceBy {
+    /// It answers in words, and the words are read.
+    #[default]
+    Answer,
+    /// The choice whose letter (`A`, `B`, …) is the likeliest answer; the prompt must show the
+    /// letters.
+    LetterLikelihood,
+    /// The choice whose text is the likeliest answer, its log-likelihood divided by its bytes so
+    /// that short choices have no advantage.
+    TextLikelihood,
 }
 
 /// One side of the comparison.
@@ -588,26 +628,133 @@ impl Default for EmbedderSource {
     }
 }
 
-/// An LLM judge, pointwise by rubric.
+/// An LLM judge or a jury of several, by a rubric. A judge that cannot be had is an error; no other
+/// model takes its place.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Judge {
-    /// A name from `models`; another model than the arms'.
+    /// A name from `models`; another model than the arms'. Give this or `judges`.
+    #[serde(default)]
     pub model: String,
-    /// The rubric (text or `file://`): what each grade means.
+    /// A jury: several names from `models`.
+    #[serde(default)]
+    pub judges: Vec<String>,
+    /// How a jury's verdicts become one.
+    #[serde(default)]
+    pub combine: Combine,
+    /// Whether answers are graded one by one or compared two by two.
+    #[serde(default)]
+    pub mode: JudgeMode,
+    /// The rubric (text or `file://`): what each grade means, or what makes an answer better.
     pub rubric: String,
     /// The grades, worst to best.
     #[serde(default = "defaults::grades")]
     pub grades: Vec<u32>,
+    /// Compare only this many pairs of arms on each sample, drawn with `run.seed`; all when absent.
+    #[serde(default)]
+    pub pairs_per_sample: Option<u32>,
+    /// Times each answer is judged; more than once shows how far the judge agrees with itself and
+    /// needs a `temperature`. The verdict is the mean.
+    #[serde(default = "defaults::once")]
+    pub repeats: NonZeroU32,
+    /// Sampling temperature of the judge; 0 is greedy.
+    #[serde(default)]
+    pub temperature: f64,
     /// Judge only this many samples per set, drawn with `run.seed`; all when absent.
     #[serde(default)]
     pub sample: Option<u32>,
     /// The eval sets to judge; all when absent.
     #[serde(default)]
     pub on: Option<Vec<String>>,
+    /// Grades that people gave to answers of this run (JSON Lines: `set`, `arm`, `sample`, `grade`,
+    /// optional `grader`, `answer`), on a random subset. The report then shows how far the judge
+    /// can be trusted, and corrected scores.
+    #[serde(default)]
+    pub labels: Option<String>,
+    /// The judge's verdicts against people's, counted on other samples; corrects the judge's share
+    /// of right answers where `labels` do not. A grade in the upper half of the scale is right.
+    #[serde(default)]
+    pub confusion: Option<Confusion>,
+    /// Least share of grades on which judge and people must agree (0 to 1). Below it, or where it
+    /// is not known, the judge's scores are shown and never decide.
+    #[serde(default)]
+    pub min_judge_agreement: Option<f64>,
     /// Accept a judge that is one of the arms' models. Every table then says so.
     #[serde(default)]
     pub allow_self_judging: bool,
+}
+
+impl Judge {
+    /// The judges' names in `models`: one, or the jury.
+    pub fn names(&self) -> Vec<&str> {
+        if self.judges.is_empty() {
+            vec![self.model.as_str()]
+        } else {
+            self.judges.iter().map(String::as_str).collect()
+        }
+    }
+
+    /// A grade's place between the worst and the best, 0 to 1.
+    pub fn place(&self, grade: f64) -> f64 {
+        match (self.grades.first(), self.grades.last()) {
+            (Some(&worst), Some(&best)) if best > worst => {
+                (grade - f64::from(worst)) / f64::from(best - worst)
+            }
+            _ => grade,
+        }
+    }
+
+    /// The grade nearest to a place between the worst and the best; the worse of two.
+    pub fn nearest(&self, place: f64) -> Option<u32> {
+        let distance = |grade: u32| (self.place(f64::from(grade)) - place).abs();
+        self.grades.iter().copied().min_by(|&a, &b| distance(a).total_cmp(&distance(b)))
+    }
+}
+
+/// How a jury's verdicts become one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Combine {
+    /// Their mean.
+    #[default]
+    Mean,
+    /// The grade or preference that most of them give; the median where no grade has most, a tie
+    /// where no preference has.
+    Majority,
+}
+
+/// What a judge is asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum JudgeMode {
+    /// A grade for each answer by itself.
+    #[default]
+    Rubric,
+    /// Which of two arms' answers is better, in both orders.
+    Pairwise,
+}
+
+/// A judge's verdicts beside people's, counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Confusion {
+    /// Right, and the judge says so.
+    pub true_positive: u32,
+    /// Right, and the judge says wrong.
+    pub false_negative: u32,
+    /// Wrong, and the judge says so.
+    pub true_negative: u32,
+    /// Wrong, and the judge says right.
+    pub false_positive: u32,
+}
+
+impl Confusion {
+    /// The share of verdicts on which judge and people agree; `None` without any.
+    pub fn agreement(&self) -> Option<f64> {
+        let right = f64::from(self.true_positive) + f64::from(self.true_negative);
+        let wrong = f64::from(self.false_positive) + f64::from(self.false_negative);
+        (right + wrong > 0.0).then(|| right / (right + wrong))
+    }
 }
 
 /// Generation settings.
@@ -683,6 +830,8 @@ pub struct Run {
     pub epochs: NonZeroU32,
     /// Seeds the drawing of samples and examples.
     pub seed: u64,
+    /// When to stop asking; all samples are asked when absent.
+    pub stop: Option<StopWhen>,
     /// Where reports are written.
     pub reports: String,
     /// Where records, adapters and indexes are kept.
@@ -695,9 +844,31 @@ impl Default for Run {
             max_concurrency: 8,
             epochs: NonZeroU32::MIN,
             seed: 0,
+            stop: None,
             reports: "reports".into(),
             runs: "runs".into(),
         }
+    }
+}
+
+/// When a set has told enough. Samples are asked in random order, in rounds; after each round every
+/// arm's scores on the deciding metric go into confidence sequences, which hold at every look, and a
+/// set whose condition is met is asked no further. The decision then rests on the same sequences.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct StopWhen {
+    /// Stop when every arm's mean is known to within this.
+    pub half_width: Option<f64>,
+    /// Stop when the comparison is decided: one arm is surely better than every other, or every
+    /// pair is surely different or surely within the margin.
+    pub decided: bool,
+    /// Samples of the first round; each later round is half as large again as all before it.
+    pub first: u32,
+}
+
+impl Default for StopWhen {
+    fn default() -> Self {
+        Self { half_width: None, decided: false, first: 20 }
     }
 }
 
@@ -732,6 +903,8 @@ pub struct Gate {
 }
 
 mod defaults {
+    use std::num::NonZeroU32;
+
     pub(super) fn yes() -> bool {
         true
     }
@@ -755,6 +928,9 @@ mod defaults {
     }
     pub(super) fn rrf_k() -> f64 {
         10.0
+    }
+    pub(super) fn once() -> NonZeroU32 {
+        NonZeroU32::MIN
     }
     pub(super) fn grades() -> Vec<u32> {
         vec![1, 2, 3, 4, 5]

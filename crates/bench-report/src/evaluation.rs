@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bench_core::manifest::{Manifest, TrainingEntry};
+use bench_core::plan;
 use bench_core::record::{Answer, Outcome, Record, Verdict};
 use bench_core::spec::{ArmPlan, Correction, EvalSet, resolve};
 use bench_stats::decision::{ArmFigures, Constraint, Decision, Figure, Limit, Utility, decide};
@@ -12,10 +13,14 @@ use bench_stats::{
     analyse, estimate,
 };
 
-use crate::{ReportError, trials};
+use crate::sequential::Look;
+use crate::{ReportError, judging, trials};
 
 /// The scorer name under which an LLM judge's verdicts are recorded.
 pub(crate) const JUDGE: &str = "judge";
+
+/// The name under which people's grades of an answer are recorded.
+pub(crate) const HUMAN: &str = "human";
 
 /// A score from here on counts as a right answer, in flips and in the diagnosis.
 pub(crate) const RIGHT: f64 = 0.5;
@@ -169,12 +174,28 @@ impl<'a> SetResult<'a> {
         let baseline = &manifest.experiment.compare.baseline;
         let baseline = contenders.iter().position(|c| plans[c.arm].name == *baseline);
         let correction = manifest.experiment.compare.correction;
-        let metrics = metric_names(set, trials)
+        let mut metrics = metric_names(set, trials)
             .into_iter()
             .map(|name| {
                 Metric::new(name, &samples, &clusters, &contenders, baseline, options, correction)
             })
             .collect::<Result<Vec<_>, _>>()?;
+        let judge = manifest.experiment.judge.as_ref();
+        let judge_decides = metrics.first().is_some_and(|metric| metric.name == JUDGE);
+        if manifest.experiment.run.stop.is_some()
+            && let Some(metric) = metrics.first_mut()
+        {
+            let order = plan::asking_order(&samples, manifest.experiment.run.seed);
+            let look = Look::new(&metric.scores, &order, options.alpha);
+            look.apply(metric, baseline, options.margin);
+        }
+        let barred =
+            judge.filter(|_| judge_decides).and_then(|judge| judging::barred(judge, trials));
+        let arms = contenders.iter().map(|c| &plans[c.arm]);
+        if judging::own_arm(manifest, arms.map(|p| (p.name.as_str(), p.model.as_str()))).is_some() {
+            let own = metrics.iter_mut().filter(|metric| metric.name.starts_with(JUDGE));
+            own.for_each(|metric| metric.name.push_str(judging::SELF));
+        }
         let constraints = &manifest.experiment.compare.constraints;
         let limits = [
             (Figure::CostPer1000, constraints.max_cost_per_1000),
@@ -187,9 +208,10 @@ impl<'a> SetResult<'a> {
         let entrants: Vec<usize> = (0..contenders.len())
             .filter(|&at| contenders[..at].iter().all(|earlier| earlier.arm != contenders[at].arm))
             .collect();
-        let decision = metrics
-            .first()
-            .map(|metric| decided(metric, &clusters, &contenders, &entrants, &utility, options));
+        let decision = metrics.first().map(|metric| {
+            let barred = barred.as_deref();
+            decided(metric, &clusters, &contenders, &entrants, &utility, barred, options)
+        });
         Ok(Self {
             set,
             samples,
@@ -220,6 +242,9 @@ fn metric_names(set: &EvalSet, trials: &[(usize, &Record)]) -> Vec<String> {
     let found: BTreeSet<&str> =
         trials.iter().flat_map(|&(_, record)| record.verdicts.keys().map(String::as_str)).collect();
     let declared = set.scorers.iter().map(|scorer| -> &str { scorer.name() });
+    // A judge's repeats and each person's grades are for the judge's report card.
+    let found =
+        found.into_iter().filter(|name| !name.contains(['#']) && !name.starts_with("human/"));
     for name in declared.chain(found) {
         if !names.iter().any(|known| known == name) {
             names.push(name.to_owned());
@@ -450,7 +475,7 @@ fn is_unscored(record: &Record, metric: &str) -> bool {
         && match record.verdicts.get(metric) {
             Some(Verdict::Unscored { .. }) => true,
             Some(Verdict::Scored { value, .. }) => !value.is_finite(),
-            None => metric != JUDGE,
+            None => !metric.starts_with(JUDGE) && metric != HUMAN,
         }
 }
 
@@ -460,6 +485,7 @@ fn decided(
     contenders: &[Contender<'_>],
     entrants: &[usize],
     utility: &Utility,
+    barred: Option<&str>,
     options: &Options,
 ) -> Decision {
     let figures: Vec<ArmFigures> = entrants
@@ -494,7 +520,7 @@ fn decided(
             })
             .collect(),
     };
-    decide(&scores, clusters, &family, &figures, utility, None, options).unwrap_or_else(|error| {
+    decide(&scores, clusters, &family, &figures, utility, barred, options).unwrap_or_else(|error| {
         // A report without a decision is still a report; it says why there is none.
         Decision {
             winner: None,

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use bench_core::spec::Gate;
 
 use crate::evaluation::{Evaluation, SetResult};
+use crate::judging;
 use crate::text::{signed, xml};
 
 /// One condition on one eval set (and one training seed).
@@ -27,7 +28,9 @@ fn one(evaluation: &Evaluation<'_>, gate: &Gate) -> Vec<GateResult> {
     for set in evaluation.sets.iter().filter(wanted) {
         let arms = set.contenders.iter().enumerate();
         for (at, contender) in arms.filter(|(_, c)| evaluation.plans[c.arm].name == gate.arm) {
-            let Some(metric) = set.metrics.iter().find(|metric| metric.name == gate.metric) else {
+            let Some(metric) = set.metrics.iter().find(|metric| {
+                metric.name.strip_suffix(judging::SELF).unwrap_or(&metric.name) == gate.metric
+            }) else {
                 continue;
             };
             let (subject, low) = match &gate.vs {

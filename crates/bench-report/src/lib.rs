@@ -15,13 +15,18 @@ mod diagnosis;
 mod effects;
 mod evaluation;
 mod gates;
+mod judging;
 mod page;
 mod retrieval;
+mod sequential;
 mod table;
 mod tables;
 mod text;
 mod trials;
+mod variance;
 
+pub use judging::{Card, CardFigure, card, judge_report};
+pub use sequential::settled;
 pub use trials::{read_trials, scores_parquet, trials_parquet};
 
 use evaluation::Evaluation;

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::charts::Chart;
 use crate::cost::break_even;
 use crate::diagnosis::{self, Outcome};
-use crate::evaluation::{Evaluation, JUDGE, Metric, RIGHT, SetResult};
+use crate::evaluation::{Evaluation, Metric, RIGHT, SetResult};
 use crate::gates::GateResult;
 use crate::tables::{cost_per_1000_right, slices_of};
 use crate::text::{
@@ -147,6 +147,10 @@ macro_rules! shown {
     ($($value:expr),* $(,)?) => { vec![$(Shown::from($value)),*] };
 }
 
+// After the macro, so that it knows it.
+mod judging;
+mod variance;
+
 /// Both files: Markdown and HTML.
 pub(crate) fn files(
     evaluation: &Evaluation<'_>,
@@ -233,15 +237,7 @@ fn warnings(evaluation: &Evaluation<'_>) -> Vec<String> {
             ));
         }
     }
-    let judge = evaluation.manifest.experiment.judge.as_ref();
-    if let Some(judge) =
-        judge.filter(|judge| evaluation.plans.iter().any(|plan| plan.model == judge.model))
-    {
-        warnings.push(format!(
-            "the judge `{}` is also the model of an arm; models prefer their own answers",
-            judge.model
-        ));
-    }
+    warnings.extend(crate::judging::warnings(evaluation));
     warnings
 }
 
@@ -308,6 +304,9 @@ fn section<'c>(
         )),
         None => {}
     }
+    if evaluation.manifest.experiment.run.stop.is_some() {
+        section.notes.push(stop_note(evaluation, set));
+    }
     if set.clusters != bench_stats::Clusters::none() {
         section.notes.push(
             "Samples share clusters; standard errors, intervals and tests allow for it.".into(),
@@ -319,13 +318,14 @@ fn section<'c>(
                 .into(),
         );
     }
-    section.notes.extend(judge_note(set));
+    section.notes.extend(self::judging::note(evaluation, set));
     section.grids = vec![
         quality(evaluation, set),
         usage(evaluation, set),
         pairs(evaluation, set, primary),
         effect_grid(evaluation, set, primary),
         seed_grid(evaluation, set, primary),
+        self::variance::grid(evaluation, set, primary),
         retrieval_grid(evaluation, set),
         diagnosis_grid(set, primary),
         prompting::tuning_grid(evaluation, set),
@@ -333,27 +333,31 @@ fn section<'c>(
         slice_grid(evaluation, set, primary),
         break_even_grid(evaluation, set),
     ];
+    section.grids.extend(self::judging::grids(evaluation, set));
     section.grids.retain(|grid| !grid.rows.is_empty());
     section.flips = flips(set, primary);
     section
 }
 
-fn plural(count: usize, what: &str) -> String {
-    if count == 1 { format!("one {what}") } else { format!("{count} {what}s") }
+/// What a run that may stop early did here, and what that does to the figures.
+fn stop_note(evaluation: &Evaluation<'_>, set: &SetResult<'_>) -> String {
+    let stopped = evaluation.manifest.stopped.iter().find(|entry| entry.set == set.set.name);
+    let what = stopped.map_or_else(
+        || "The run could stop early and did not: it asked every sample.".to_owned(),
+        |entry| {
+            format!(
+                "The run stopped after {} of {} samples: {}.",
+                entry.asked, entry.samples, entry.because
+            )
+        },
+    );
+    format!(
+        "{what} On the deciding metric, intervals, p-values, verdicts and decision are those of confidence sequences, which hold at every look; they are wider than intervals for a number of samples fixed beforehand."
+    )
 }
 
-/// What the judge's scores are worth.
-fn judge_note(set: &SetResult<'_>) -> Option<String> {
-    let at = set.metrics.iter().position(|metric| metric.name == JUDGE)?;
-    let metric = &set.metrics[at];
-    let judged: usize = metric.scores.iter().flat_map(|arm| arm.scores.iter().flatten()).count();
-    let possible = set.samples.len() * set.contenders.len();
-    let unscored: usize = metric.unscored.iter().sum();
-    let role =
-        if at == 0 { "It is the metric that decides here." } else { "It decides nothing here." };
-    Some(format!(
-        "An LLM judge scored {judged} of {possible} answers (rows `{JUDGE}`) and left {unscored} undecided. {role}"
-    ))
+fn plural(count: usize, what: &str) -> String {
+    if count == 1 { format!("one {what}") } else { format!("{count} {what}s") }
 }
 
 fn interval(low: f64, high: f64) -> String {

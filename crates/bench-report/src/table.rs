@@ -38,6 +38,10 @@ impl Table {
         self.rows.push(row);
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
     /// CSV with a header, six decimals, and no control characters that a terminal would obey.
     pub(crate) fn csv(&self) -> PolarsResult<Vec<u8>> {
         let mut bytes = Vec::new();

@@ -3,7 +3,6 @@
 use bench_core::record::Record;
 use bench_stats::{Estimate, Test};
 
-use crate::ReportError;
 use crate::cost::break_even;
 use crate::diagnosis::{self, Outcome};
 use crate::effects::{effects, seeds};
@@ -13,6 +12,7 @@ use crate::table::Kind::{Count, Number, Text};
 use crate::table::{Table, row};
 use crate::text::cut;
 use crate::trials::{scores_parquet, trials_parquet};
+use crate::{ReportError, judging};
 
 pub(crate) mod prompting;
 
@@ -49,7 +49,14 @@ pub(crate) fn files(evaluation: &Evaluation<'_>) -> Result<Vec<(String, Vec<u8>)
         ("flips", flips(evaluation)),
         ("budgets", prompting::budget_table(evaluation)),
         ("tuning", prompting::tuning_table(evaluation)),
-    ] {
+    ]
+    .into_iter()
+    .chain(
+        judging::tables::all(evaluation)
+            .into_iter()
+            .chain([("variances", crate::variance::table(evaluation))])
+            .filter(|(_, table)| !table.is_empty()),
+    ) {
         files.push((format!("tables/{name}.csv"), table.csv()?));
     }
     Ok(files)
@@ -126,13 +133,16 @@ fn summary(evaluation: &Evaluation<'_>) -> Table {
 }
 
 fn method(estimate: &Estimate) -> &'static str {
-    use bench_stats::Method::{Bca, ClusterRobust, Constant, Tango, Wilson, WilsonClustered};
+    use bench_stats::Method::{
+        Bca, ClusterRobust, ConfidenceSequence, Constant, Tango, Wilson, WilsonClustered,
+    };
     match estimate.method {
         Wilson => "wilson",
         WilsonClustered => "wilson_clustered",
         Bca => "bca",
         ClusterRobust => "cluster_robust",
         Tango => "tango",
+        ConfidenceSequence => "confidence_sequence",
         Constant => "constant",
     }
 }

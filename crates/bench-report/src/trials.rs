@@ -37,38 +37,39 @@ pub fn trials_parquet(records: &[Record]) -> Result<Vec<u8>, ReportError> {
         records.iter().map(move |record| record.answer().and_then(of))
     };
     let count = |of: fn(&Answer) -> u32| records.iter().map(move |r| r.answer().map(of));
-    let frame = DataFrame::new(
-        records.len(),
-        vec![
-            column("set", text(|r| Some(&r.trial.set))),
-            column("arm", text(|r| Some(&r.trial.arm))),
-            column("sample", text(|r| Some(&r.trial.sample))),
-            column("repeat", records.iter().map(|r| Some(r.trial.repeat))),
-            column("train_seed", records.iter().map(|r| Some(r.trial.train_seed))),
-            column("key", text(|r| Some(&r.key))),
-            column("input", text(|r| Some(&r.input))),
-            column("cluster", text(|r| r.cluster.as_deref())),
-            column("answer", text(|r| r.answer().map(|a| a.text.as_str()))),
-            column("error", text(error)),
-            column("finish", text(|r| r.answer().map(|a| a.finish.as_str()))),
-            column("tokens_in", count(|a| a.tokens_in)),
-            column("tokens_out", count(|a| a.tokens_out)),
-            column("first_token_ms", number(|a| a.first_token_ms)),
-            column("latency_ms", number(|a| Some(a.latency_ms))),
-            column("retrieval_ms", number(|a| Some(a.retrieval_ms))),
-            column("cost_usd", number(|a| a.cost_usd)),
-            column("references", json(records, |r| &r.references)?),
-            column("slices", json(records, |r| &r.slices)?),
-            column("prompt", json(records, |r| &r.prompt)?),
-            column("retrieved", json(records, |r| &r.retrieved)?),
-            column("gold", json(records, |r| &r.gold)?),
-            column("verdicts", json(records, |r| &r.verdicts)?),
-            column("full_text", text(|r| r.answer().and_then(|a| a.full_text.as_deref()))),
-            column("calls", json(records, |r| &r.calls)?),
-            column("budget", json(records, |r| &r.budget)?),
-            column("unanswerable", records.iter().map(|r| Some(r.unanswerable))),
-        ],
-    )?;
+    let mut columns = vec![
+        column("set", text(|r| Some(&r.trial.set))),
+        column("arm", text(|r| Some(&r.trial.arm))),
+        column("sample", text(|r| Some(&r.trial.sample))),
+        column("repeat", records.iter().map(|r| Some(r.trial.repeat))),
+        column("train_seed", records.iter().map(|r| Some(r.trial.train_seed))),
+        column("key", text(|r| Some(&r.key))),
+        column("input", text(|r| Some(&r.input))),
+        column("cluster", text(|r| r.cluster.as_deref())),
+        column("answer", text(|r| r.answer().map(|a| a.text.as_str()))),
+        column("error", text(error)),
+        column("finish", text(|r| r.answer().map(|a| a.finish.as_str()))),
+        column("tokens_in", count(|a| a.tokens_in)),
+        column("tokens_out", count(|a| a.tokens_out)),
+        column("first_token_ms", number(|a| a.first_token_ms)),
+        column("latency_ms", number(|a| Some(a.latency_ms))),
+        column("retrieval_ms", number(|a| Some(a.retrieval_ms))),
+        column("cost_usd", number(|a| a.cost_usd)),
+        column("references", json(records, |r| &r.references)?),
+        column("slices", json(records, |r| &r.slices)?),
+        column("prompt", json(records, |r| &r.prompt)?),
+        column("retrieved", json(records, |r| &r.retrieved)?),
+        column("gold", json(records, |r| &r.gold)?),
+        column("verdicts", json(records, |r| &r.verdicts)?),
+        column("full_text", text(|r| r.answer().and_then(|a| a.full_text.as_deref()))),
+        column("calls", json(records, |r| &r.calls)?),
+        column("budget", json(records, |r| &r.budget)?),
+        column("unanswerable", records.iter().map(|r| Some(r.unanswerable))),
+    ];
+    if records.iter().any(|record| !record.preferences.is_empty()) {
+        columns.push(column("preferences", json(records, |r| &r.preferences)?));
+    }
+    let frame = DataFrame::new(records.len(), columns)?;
     Ok(parquet(frame, vec![(LABEL.into(), FORMAT.to_string())])?)
 }
 
@@ -193,6 +194,7 @@ impl Rows<'_> {
             gold: self.json("gold", at)?,
             outcome,
             verdicts: self.json("verdicts", at)?,
+            preferences: self.added("preferences", at)?,
             calls: self.added("calls", at)?,
             budget: self.added("budget", at)?,
             unanswerable: match self.frame.column("unanswerable") {

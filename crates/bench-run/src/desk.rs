@@ -6,17 +6,19 @@ use std::fmt::Write as _;
 use std::time::Instant;
 
 use bench_core::backend::{
-    BackendError, BackendErrorKind, Generator, Probe, Progress, Request, Stage,
+    BackendError, BackendErrorKind, Completion, Generator, Probe, Progress, Request, Stage,
 };
 use bench_core::dataset::Sample;
 use bench_core::digest;
 use bench_core::manifest::ParityEntry;
 use bench_core::record::{Answer, Outcome};
+use bench_core::spec::ChoiceBy;
 use futures::stream::{self, StreamExt as _};
 use tokio::runtime::Runtime;
 
 use crate::answer::call_record;
 use crate::backends::{Backends, Counter, ResolvedModel};
+use crate::likelihood;
 use crate::prepare::{Adapter, add_seconds};
 use crate::prompt::{Laid, Layout, Question, Step};
 use crate::run::{Options, RunError, Stop, peak_memory_bytes};
@@ -38,6 +40,8 @@ pub(crate) struct Call<'a> {
     pub(crate) set: &'a str,
     /// Milliseconds that finding passages for it took.
     pub(crate) retrieval_ms: f64,
+    /// The texts to choose the likeliest of; without them the answer is written.
+    pub(crate) choices: Option<(ChoiceBy, &'a [String])>,
 }
 
 impl<'a> Call<'a> {
@@ -51,7 +55,22 @@ impl<'a> Call<'a> {
         let of_adapter = adapter.map_or("", |adapter| adapter.digest.as_str());
         let key = digest::of_json(&(&model.entry.digest, of_adapter, &request));
         let tokens = counter.map_or(Ok(0), |counter| counter.count(&request.messages))?;
-        Ok(Self { model, adapter, request, key, tokens, arm, set, retrieval_ms: 0.0 })
+        let (retrieval_ms, choices) = (0.0, None);
+        Ok(Self { model, adapter, request, key, tokens, arm, set, retrieval_ms, choices })
+    }
+
+    /// The same call with an answer that is not written but chosen.
+    pub(crate) fn choosing(mut self, by: ChoiceBy, choices: &'a [String]) -> Self {
+        self.key = digest::of_json(&(&self.key, by, choices));
+        self.choices = Some((by, choices));
+        self
+    }
+
+    async fn answered_by(&self, generator: &dyn Generator) -> Result<Completion, BackendError> {
+        match self.choices {
+            None => generator.generate(&self.request).await,
+            Some((by, choices)) => likelihood::choose(generator, &self.request, choices, by).await,
+        }
     }
 }
 
@@ -189,7 +208,7 @@ impl Desk<'_> {
         runtime.block_on(async {
             let pending = members.iter().take_while(|_| !stop.is_requested());
             let mut answers = stream::iter(pending)
-                .map(|call| async move { (*call, generator.generate(&call.request).await) })
+                .map(|call| async move { (*call, call.answered_by(generator).await) })
                 .buffer_unordered(self.concurrency);
             let (mut done, mut failed, mut tokens) = (0, 0, 0);
             let started = Instant::now();

@@ -5,7 +5,9 @@
 
 mod answer;
 pub mod backends;
+pub mod calibrate;
 mod desk;
+mod likelihood;
 pub mod load;
 mod prepare;
 pub mod prompt;
@@ -16,5 +18,6 @@ pub mod store;
 mod tune;
 
 pub use backends::{Backends, Counter, ResolvedModel};
-pub use load::{Loaded, LoadedSet, load};
+pub use calibrate::calibrate;
+pub use load::{Loaded, LoadedCalibration, LoadedSet, load, load_calibration};
 pub use run::{Finished, Options, RunError, Stop, run};

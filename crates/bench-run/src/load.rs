@@ -5,16 +5,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use bench_core::backend::{Constraint, Request};
-use bench_core::dataset::{self, Document, RowError, Sample, TrainRow};
+use bench_core::dataset::{self, Document, Label, RowError, Sample, TrainRow};
 use bench_core::digest;
 use bench_core::spec::{
-    self, ArmPlan, EvalSet, Experiment, Problem, Prompt, Scorer, Source, SpecError,
+    self, ArmPlan, EvalSet, Experiment, JudgeMode, Problem, Prompt, Scorer, Source, SpecError,
 };
 use bench_core::template::{ContextPassage, Example, PromptTemplate};
 
 use crate::score;
 
+mod calibration;
 mod language;
+
+pub use calibration::{LabelledRow, LoadedCalibration, load_calibration};
 
 /// An experiment with all its data in memory.
 #[derive(Clone, Debug)]
@@ -27,6 +30,8 @@ pub struct Loaded {
     pub sets: Vec<LoadedSet>,
     /// The judge's rubric.
     pub rubric: Option<String>,
+    /// People's grades of answers, to measure the judge by.
+    pub labels: Vec<Label>,
     /// Digest of each file that was read, by the path as written.
     pub files: BTreeMap<String, String>,
     /// Digest of the experiment and of every file: equal digests mean the same plan.
@@ -44,6 +49,8 @@ pub struct LoadedSet {
     pub spec: EvalSet,
     /// The samples to ask, after `limit`.
     pub samples: Vec<Sample>,
+    /// The ids of all samples of the file.
+    pub ids: BTreeSet<String>,
     /// The corpus, if there is one.
     pub corpus: Option<Vec<Document>>,
     /// Training rows, if there are any.
@@ -139,7 +146,9 @@ pub fn load(
         .judge
         .as_ref()
         .and_then(|judge| reader.text(&["judge", "rubric"], &judge.rubric));
+    let labels = reader.labels(&experiment, &plans, &sets).unwrap_or_default();
     if let (Some(judge), Some(rubric)) = (&experiment.judge, &rubric)
+        && judge.mode == JudgeMode::Rubric
         && let Some(problem) = score::RubricJudge::problem(judge, rubric)
     {
         reader.add(&["judge", "rubric"], problem, "one line per grade, for example `Grade 1: …`");
@@ -149,7 +158,7 @@ pub fn load(
     }
     let (files, warnings) = (reader.files, reader.warnings);
     let plan_digest = digest::of_json(&(&experiment, &files));
-    Ok(Loaded { experiment, plans, sets, rubric, files, plan_digest, folder, warnings })
+    Ok(Loaded { experiment, plans, sets, rubric, labels, files, plan_digest, folder, warnings })
 }
 
 impl Loaded {
@@ -247,7 +256,7 @@ impl Reader<'_> {
         &mut self,
         path: &[&str],
         name: &str,
-        parse: fn(&str) -> Result<Vec<T>, Vec<RowError>>,
+        parse: impl Fn(&str) -> Result<Vec<T>, Vec<RowError>>,
     ) -> Option<Vec<T>> {
         let text = self.file(path, name)?;
         parse(&text)
@@ -265,6 +274,47 @@ impl Reader<'_> {
                 }
             })
             .ok()
+    }
+
+    /// People's grades, each of an arm, set and sample that exist and on the judge's scale.
+    fn labels(
+        &mut self,
+        experiment: &Experiment,
+        plans: &[ArmPlan],
+        sets: &[LoadedSet],
+    ) -> Option<Vec<Label>> {
+        let judge = experiment.judge.as_ref()?;
+        let name = judge.labels.as_ref()?;
+        let of = |label: &Label| match (label.set.as_str(), sets) {
+            ("", [only]) => Some(only),
+            (wanted, _) => sets.iter().find(|set| set.spec.name == wanted),
+        };
+        let problem = |label: &Label| {
+            let Some(set) = of(label) else {
+                return Some(format!("there is no eval set `{}`", label.set));
+            };
+            let (arm, sample) = (&label.arm, &label.sample);
+            if !plans.iter().any(|plan| plan.name == *arm && plan.sets.contains(&set.spec.name)) {
+                return Some(format!("no arm `{arm}` runs on set `{}`", set.spec.name));
+            }
+            if !set.ids.contains(sample) {
+                return Some(format!("set `{}` has no sample `{sample}`", set.spec.name));
+            }
+            if !judge.grades.contains(&label.grade) {
+                let grades: Vec<String> = judge.grades.iter().map(u32::to_string).collect();
+                let (grade, grades) = (label.grade, grades.join(", "));
+                return Some(format!("grade {grade} is not on the judge's scale: {grades}"));
+            }
+            None
+        };
+        let mut labels =
+            self.rows(&["judge", "labels"], name, |text| dataset::labels(text, problem))?;
+        for label in &mut labels {
+            if let Some(set) = of(label) {
+                label.set.clone_from(&set.spec.name);
+            }
+        }
+        Some(labels)
     }
 
     fn set(
@@ -304,6 +354,14 @@ impl Reader<'_> {
                 self.add(&at("scorers"), message, "mend the samples, or choose another scorer");
             }
         }
+        if experiment.run.stop.is_some() && samples.iter().any(|sample| sample.cluster().is_some())
+        {
+            let message = format!(
+                "{}: samples share clusters, and a run that stops early takes each as independent",
+                set.path
+            );
+            self.add(&at("path"), message, "leave `run.stop` out, or drop `meta.cluster`");
+        }
         if let Some(Some(train)) = &train {
             self.leakage(set, &samples, train);
         }
@@ -324,6 +382,7 @@ impl Reader<'_> {
         let train = train.map(|rows| kept.iter().map(|&place| rows[place].clone()).collect());
         Some(LoadedSet {
             spec: set.clone(),
+            ids: samples.iter().map(|sample| sample.id.clone()).collect(),
             samples: drawn.into_iter().cloned().collect(),
             corpus: corpus.flatten(),
             train,
@@ -705,6 +764,46 @@ compare: { baseline: a }
         folder.check("`e.jsonl` is not UTF-8 (line 2)");
         fs_err::remove_file(folder.0.path().join("e.jsonl")).unwrap();
         folder.check("there is no file `e.jsonl`");
+    }
+
+    #[test]
+    fn a_run_that_stops_early_wants_independent_samples() {
+        let folder = Folder::new();
+        folder.write("x.yaml", &format!("{EXPERIMENT}run: {{ stop: {{ decided: true }} }}\n"));
+        assert!(folder.load().is_ok());
+        folder.write(
+            "e.jsonl",
+            "{\"id\":\"a\",\"input\":\"q\",\"reference\":\"r\",\"meta\":{\"cluster\":\"x\"}}\n",
+        );
+        folder.check("samples share clusters");
+    }
+
+    #[test]
+    fn labels_speak_of_answers_of_this_run_on_the_judge_s_scale() {
+        let folder = Folder::new();
+        let judged = EXPERIMENT.replace(
+            "eval_sets:",
+            "judge: { model: j, rubric: '0 wrong 1 right', grades: [0, 1], labels: l.jsonl }\neval_sets:",
+        );
+        let judged = judged.replace("models: {", "models: { j: { scripted: {} },");
+        folder.write("x.yaml", &judged);
+        folder.check("there is no file `l.jsonl`");
+        folder
+            .write("l.jsonl", "{\"arm\":\"a\",\"sample\":\"a\",\"grade\":1,\"grader\":\"ann\"}\n");
+        let labels = folder.load().unwrap().labels;
+        assert_eq!((labels.len(), labels[0].set.as_str()), (1, "s"));
+        for (row, expect) in [
+            (
+                r#"{"arm":"a","sample":"a","grade":5}"#,
+                "line 1: grade 5 is not on the judge's scale: 0, 1",
+            ),
+            (r#"{"arm":"x","sample":"a","grade":1}"#, "line 1: no arm `x` runs on set `s`"),
+            (r#"{"arm":"a","sample":"z","grade":1}"#, "line 1: set `s` has no sample `z`"),
+            (r#"{"set":"t","arm":"a","sample":"a","grade":1}"#, "line 1: there is no eval set `t`"),
+        ] {
+            folder.write("l.jsonl", &format!("{row}\n"));
+            folder.check(expect);
+        }
     }
 
     #[test]

@@ -109,6 +109,26 @@ impl<'a> Preparer<'a> {
         }
     }
 
+    /// Finds every model of the arms and of the judge; loads none.
+    pub(crate) fn resolve(mut self, chosen: &dyn Fn(&str) -> bool) -> Result<Self, BackendError> {
+        let loaded = self.loaded;
+        let plans: Vec<&ArmPlan> = loaded.plans.iter().filter(|plan| chosen(&plan.name)).collect();
+        let judges = loaded.experiment.judge.iter().flat_map(bench_core::spec::Judge::names);
+        let helpers = plans.iter().flat_map(|plan| {
+            let asks = plan.rag.as_ref().and_then(|rag| rag.query_model.as_deref());
+            let writes = plan.prompt.propose.as_ref().and_then(|one| one.model.as_deref());
+            asks.into_iter().chain(writes)
+        });
+        for name in plans.iter().map(|plan| plan.model.as_str()).chain(judges).chain(helpers) {
+            if !self.prepared.models.contains_key(name) {
+                let source = &loaded.experiment.models[name];
+                let model = self.backends.resolve(name, source, self.progress)?;
+                self.prepared.models.insert(name.to_owned(), model);
+            }
+        }
+        Ok(self)
+    }
+
     pub(crate) fn prepare(
         mut self,
         chosen: &dyn Fn(&str) -> bool,
@@ -116,19 +136,6 @@ impl<'a> Preparer<'a> {
     ) -> Result<Prepared, RunError> {
         let loaded = self.loaded;
         let plans: Vec<&ArmPlan> = loaded.plans.iter().filter(|plan| chosen(&plan.name)).collect();
-        let judge = loaded.experiment.judge.as_ref().map(|judge| judge.model.as_str());
-        let helpers = plans.iter().flat_map(|plan| {
-            let asks = plan.rag.as_ref().and_then(|rag| rag.query_model.as_deref());
-            let writes = plan.prompt.propose.as_ref().and_then(|one| one.model.as_deref());
-            asks.into_iter().chain(writes)
-        });
-        for name in plans.iter().map(|plan| plan.model.as_str()).chain(judge).chain(helpers) {
-            if !self.prepared.models.contains_key(name) {
-                let source = &loaded.experiment.models[name];
-                let model = self.backends.resolve(name, source, self.progress)?;
-                self.prepared.models.insert(name.to_owned(), model);
-            }
-        }
         for (index, set) in loaded.sets.iter().enumerate() {
             for plan in plans.iter().filter(|plan| plan.sets.contains(&set.spec.name)) {
                 let arm = self.arm(index, set, plan, desk)?;

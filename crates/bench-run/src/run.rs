@@ -4,26 +4,27 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
-use bench_core::backend::{BackendError, BackendErrorKind, Progress, Request, Stage};
+use bench_core::backend::{BackendError, Progress, Request};
 use bench_core::dataset::Sample;
 use bench_core::digest;
-use bench_core::manifest::{Machine, Manifest};
+use bench_core::manifest::{Machine, Manifest, StopEntry};
 use bench_core::plan;
 use bench_core::record::{Answer, CallRecord, Outcome, Record, TrialId, Verdict};
 use bench_core::spec::{ModelSource, Price};
-use futures::stream::{self, StreamExt as _};
 use tokio::runtime::Runtime;
 
 use crate::answer::assemble;
 use crate::backends::Backends;
 use crate::desk::{Call, Desk, LayJob, lay_all};
-use crate::load::{Loaded, LoadedSet, draw};
-use crate::prepare::{Adapter, Prepared, PreparedArm, Preparer, add_seconds};
+use crate::load::{Loaded, LoadedSet};
+use crate::prepare::{Adapter, Prepared, PreparedArm, Preparer};
 use crate::prompt::Laid;
-use crate::score::{self, RubricJudge, Scorer};
+use crate::score::{self, Scorer};
 use crate::store::{Store, StoreError};
+
+mod judging;
+mod rounds;
 
 /// What a caller may choose.
 #[derive(Clone, Debug, Default)]
@@ -38,11 +39,17 @@ pub struct Options {
     pub no_cache: bool,
     /// Only score and judge what was answered.
     pub score_only: bool,
+    /// Says why a set is to be asked no further, for experiments with `run.stop`; without it all
+    /// samples are asked.
+    pub settled: Option<Settled>,
     /// Where this runs, for the manifest.
     pub machine: Machine,
     /// The program's version, for the manifest.
     pub program: String,
 }
+
+/// From the experiment, a set's name and its records so far: why it is to be asked no further.
+pub type Settled = fn(&bench_core::spec::Experiment, &str, &[Record]) -> Option<String>;
 
 /// Asks a run to end early; what is in flight is finished and kept.
 #[derive(Clone, Debug, Default)]
@@ -103,6 +110,16 @@ pub enum RunError {
     /// The run was asked to stop before its arms were ready.
     #[error("the prompt of an arm is not chosen yet; `bench run` goes on with it")]
     Stopped,
+    /// The judge has the weights of an arm under another name.
+    #[error(
+        "the judge `{judge}` has the same base weights as the model of arm `{arm}`; judge with another model, or set `allow_self_judging: true` and every table says so"
+    )]
+    SelfJudging {
+        /// The judge's name.
+        judge: String,
+        /// The arm.
+        arm: String,
+    },
     /// A scorer that `check` could not see to be wrong.
     #[error("scorer `{name}` of set `{set}`: {message}")]
     Scorer {
@@ -135,14 +152,29 @@ pub fn run(
     let asked = BTreeSet::new();
     let mut desk = Desk { backends, progress, stop, options, store, runtime, concurrency, asked };
     let chosen = |name: &str| options.arms.is_empty() || options.arms.iter().any(|arm| arm == name);
-    let prepared = Preparer::new(loaded, backends, progress, folder).prepare(&chosen, &mut desk)?;
+    let preparer = Preparer::new(loaded, backends, progress, folder).resolve(&chosen)?;
+    judging::check_models(loaded, &preparer.prepared.models)?;
+    let prepared = preparer.prepare(&chosen, &mut desk)?;
     desk.store.save_state()?;
     let mut run = Runner { loaded, backends, options, progress, stop, desk, prepared: &prepared };
     stop.answering.store(true, Ordering::SeqCst);
-    let (trials, missing, answered_now) = run.trials()?;
-    run.judge(&trials)?;
+    let asked = match (&experiment.run.stop, options.settled) {
+        (Some(when), Some(settled)) => run.rounds(when.first as usize, settled)?,
+        _ => run.all()?,
+    };
     stop.answering.store(false, Ordering::SeqCst);
-    run.finish(&trials, missing, answered_now)
+    run.finish(asked)
+}
+
+/// What was asked in the end.
+struct Asked<'a> {
+    trials: Vec<Ready<'a>>,
+    /// Calls made now rather than found.
+    answered_now: usize,
+    /// Trials that were to be asked and are not laid out or not answered, because the run was asked
+    /// to end.
+    missing: usize,
+    stopped: Vec<StopEntry>,
 }
 
 struct Runner<'a> {
@@ -169,21 +201,28 @@ struct Ready<'a> {
 }
 
 impl<'a> Runner<'a> {
-    /// Answers every trial that has no answer yet. Gives those that are laid out, in the order of
-    /// the report, the number of those that are not, and the number of calls made.
-    fn trials(&mut self) -> Result<(Vec<Ready<'a>>, usize, usize), RunError> {
+    /// Answers and judges everything.
+    fn all(&mut self) -> Result<Asked<'a>, RunError> {
+        let (trials, missing, answered_now) = self.trials(&|_, _| true)?;
+        self.judge(&trials)?;
+        Ok(Asked { trials, answered_now, missing, stopped: Vec::new() })
+    }
+
+    /// Answers every trial on the samples that are due (by position of their set) and that has no
+    /// answer yet. Gives those that are laid out, in the order of the report, the number of those
+    /// that are not, and the number of calls made.
+    fn trials(
+        &mut self,
+        due: &dyn Fn(usize, &Sample) -> bool,
+    ) -> Result<(Vec<Ready<'a>>, usize, usize), RunError> {
         let (loaded, prepared) = (self.loaded, self.prepared);
         let mut jobs = Vec::new();
         for arm in &prepared.arms {
             let set = &loaded.sets[arm.set];
             let name = (set.spec.name.as_str(), arm.plan.name.as_str());
             let asker = &arm.asker;
-            jobs.extend(set.samples.iter().map(|sample| LayJob {
-                layout: &arm.layout,
-                asker,
-                sample,
-                name,
-            }));
+            let samples = set.samples.iter().filter(|sample| due(arm.set, sample));
+            jobs.extend(samples.map(|sample| LayJob { layout: &arm.layout, asker, sample, name }));
         }
         let (laid, asked) = lay_all(&mut self.desk, &jobs)?;
         let mut laid = laid.into_iter();
@@ -193,12 +232,14 @@ impl<'a> Runner<'a> {
             let laid: BTreeMap<&str, Laid> = set
                 .samples
                 .iter()
+                .filter(|sample| due(arm.set, sample))
                 .filter_map(|sample| Some((sample.id.as_str(), laid.next()??)))
                 .collect();
             for adapter in &arm.adapters {
                 let one = std::slice::from_ref(arm);
                 for trial in plan::trials(one, &set.samples, loaded.experiment.run.epochs) {
                     match laid.get(trial.sample.id.as_str()) {
+                        _ if !due(arm.set, trial.sample) => {}
                         Some(laid) => all.push(self.ready(&trial, adapter.as_ref(), set, laid)?),
                         None => missing += 1,
                     }
@@ -234,6 +275,9 @@ impl<'a> Runner<'a> {
             let seed = request.seed + u64::from(trial.repeat) * n + sample;
             let request = Request { seed, ..request.clone() };
             let mut call = Call::new(&trial.arm.model, adapter, request, counter, name)?;
+            if let Some(by) = set.spec.likelihood() {
+                call = call.choosing(by, &trial.sample.choices);
+            }
             call.retrieval_ms = laid.retrieval_ms;
             calls.push(call);
         }
@@ -270,108 +314,27 @@ impl<'a> Runner<'a> {
         Some((outcome, trial.laid.calls.iter().cloned().chain(calls).collect()))
     }
 
-    /// Judges what the experiment asks to be judged and has no judgement yet.
-    fn judge(&mut self, trials: &[Ready<'a>]) -> Result<(), RunError> {
-        let Some(judge) = &self.loaded.experiment.judge else { return Ok(()) };
-        let mut pending = Vec::new();
-        let mut seen = BTreeSet::new();
-        for trial in trials {
-            let Some((key, answer)) = self.to_judge(trial) else { continue };
-            let known = match self.desk.store.verdict(&key) {
-                None => false,
-                Some(Verdict::Unscored { .. }) => !self.options.retry_failed,
-                Some(Verdict::Scored { .. }) => true,
-            };
-            if !known && seen.insert(key.clone()) {
-                pending.push((key, trial.sample, answer));
-            }
-        }
-        if pending.is_empty() || self.stop.is_requested() {
-            return Ok(());
-        }
-        // Judge prompts share the rubric and, sample by sample, the question: neighbours reuse the
-        // prefix that is already computed.
-        pending.sort_by(|a, b| a.1.id.cmp(&b.1.id));
-        let started = Instant::now();
-        let rubric = self.loaded.rubric.clone().unwrap_or_default();
-        let generator = self.backends.load(&self.prepared.models[&judge.model], None)?;
-        let scorer = RubricJudge::new(judge, rubric, generator);
-        let task = self.progress.begin(Stage::Judge, &judge.model, pending.len() as u64);
-        let concurrency = self.desk.concurrency;
-        let (store, runtime, stop) = (&mut self.desk.store, &self.desk.runtime, self.stop);
-        runtime.block_on(async {
-            let scorer = &scorer;
-            let mut verdicts =
-                stream::iter(pending.iter().take_while(|_| !stop.is_requested()))
-                    .map(|(key, sample, answer)| async move {
-                        (key, scorer.score(sample, answer).await)
-                    })
-                    .buffer_unordered(concurrency);
-            let mut done = 0;
-            while let Some((key, result)) = verdicts.next().await {
-                let verdict = match result {
-                    Ok(verdict) => verdict,
-                    Err(error) if error.kind == BackendErrorKind::Fatal => {
-                        return Err(RunError::from(error));
-                    }
-                    Err(error) => Verdict::unscored(error.chain()),
-                };
-                store.put_verdict(key, verdict)?;
-                done += 1;
-                task.advance(done, "");
-            }
-            Ok(())
-        })?;
-        add_seconds(&mut self.desk.store.state, "judge", started.elapsed().as_secs_f64());
-        self.desk.note_memory();
-        Ok(self.desk.store.save_state()?)
+    fn finish(self, asked: Asked<'a>) -> Result<Finished, RunError> {
+        let Told { records, missing, failed, labelled, warnings } = self.records(&asked.trials)?;
+        let mut manifest = Manifest { stopped: asked.stopped, ..self.manifest() };
+        manifest.warnings.extend(warnings);
+        manifest.warnings.extend(self.unused_labels(labelled));
+        let (missing, answered_now) = (missing + asked.missing, asked.answered_now);
+        Ok(Finished { manifest, records, missing, failed, answered_now })
     }
 
-    /// The judgement's key and the answer, when this trial is to be judged and has an answer.
-    fn to_judge(&self, trial: &Ready<'_>) -> Option<(String, String)> {
-        let judge = self.loaded.experiment.judge.as_ref()?;
-        let name = &trial.set.spec.name;
-        if judge.on.as_ref().is_some_and(|on| !on.contains(name)) {
-            return None;
-        }
-        if let Some(n) = judge.sample {
-            let seed = self.loaded.experiment.run.seed;
-            let drawn = draw(&trial.set.samples, n as usize, seed, |_, sample| {
-                format!("judge/{}", sample.id)
-            });
-            if !drawn.iter().any(|sample| sample.id == trial.sample.id) {
-                return None;
-            }
-        }
-        let Some((Outcome::Answered(answer), _)) = self.outcome(trial) else { return None };
-        let model = &self.prepared.models[&judge.model].entry.digest;
-        let accepted: Vec<&str> = trial.sample.accepted().collect();
-        let key = digest::of_json(&(
-            RubricJudge::VERSION,
-            model,
-            &self.loaded.rubric,
-            &judge.grades,
-            &trial.sample.input,
-            &accepted,
-            &answer.text,
-        ));
-        Some((key, answer.text))
-    }
-
-    fn finish(
-        self,
-        trials: &[Ready<'a>],
-        mut missing: usize,
-        answered_now: usize,
-    ) -> Result<Finished, RunError> {
+    /// The records of all trials that have an outcome.
+    fn records(&self, trials: &[Ready<'a>]) -> Result<Told, RunError> {
         let mut scorers: Vec<Vec<Box<dyn Scorer>>> = Vec::new();
         for set in &self.loaded.sets {
             scorers.push(self.scorers(set)?);
         }
         let mut records = Vec::new();
-        let mut failed = 0;
+        let (mut missing, mut failed) = (0, 0);
+        let opinions = self.opinions(trials);
+        let labelled = opinions.iter().map(|opinion| opinion.labels).sum::<usize>();
         let mut formless: BTreeMap<(&str, &str), usize> = BTreeMap::new();
-        for trial in trials {
+        for (trial, opinion) in trials.iter().zip(opinions) {
             let Some((mut outcome, calls)) = self.outcome(trial) else {
                 missing += 1;
                 continue;
@@ -398,22 +361,20 @@ impl<'a> Runner<'a> {
                             scored.unwrap_or_else(|error| Verdict::unscored(error.chain()));
                         verdicts.insert(scorer.name().to_owned(), verdict);
                     }
-                    if let Some((key, _)) = self.to_judge(trial)
-                        && let Some(verdict) = self.desk.store.verdict(&key)
-                    {
-                        verdicts.insert("judge".into(), verdict.clone());
-                    }
+                    verdicts.extend(opinion.verdicts);
                 }
             }
-            records.push(record(trial, outcome, calls, verdicts));
+            records.push(Record {
+                preferences: opinion.preferences,
+                ..record(trial, outcome, calls, verdicts)
+            });
         }
-        let mut manifest = self.manifest();
-        manifest.warnings.extend(formless.into_iter().map(|((set, arm), count)| {
+        let warnings = formless.into_iter().map(|((set, arm), count)| {
             format!(
                 "set `{set}`, arm `{arm}`: {count} without a final answer; the last line of each was scored"
             )
-        }));
-        Ok(Finished { manifest, records, missing, failed, answered_now })
+        });
+        Ok(Told { records, missing, failed, labelled, warnings: warnings.collect() })
     }
 
     fn scorers(&self, set: &LoadedSet) -> Result<Vec<Box<dyn Scorer>>, RunError> {
@@ -437,7 +398,12 @@ impl<'a> Runner<'a> {
                 message,
             })
         };
-        set.spec.scorers.iter().map(build).collect()
+        let computed = set
+            .spec
+            .scorers
+            .iter()
+            .filter(|scorer| !matches!(scorer, bench_core::spec::Scorer::Judge {}));
+        computed.map(build).collect()
     }
 
     /// By the price list: tokens, and the machine's time shared by the trials in flight.
@@ -514,6 +480,8 @@ impl<'a> Runner<'a> {
             training: self.prepared.training.clone(),
             indexes: self.prepared.indexes.clone(),
             parity,
+            judging: self.judging_entries(),
+            stopped: Vec::new(),
             machine: self.options.machine.clone(),
             seconds: self.desk.store.state.seconds.clone(),
             peak_memory_bytes: self.desk.store.state.peak_memory_bytes,
@@ -521,6 +489,17 @@ impl<'a> Runner<'a> {
             tuning: self.prepared.tuning.clone(),
         }
     }
+}
+
+/// The records of some trials.
+struct Told {
+    records: Vec<Record>,
+    /// Trials without an outcome.
+    missing: usize,
+    failed: usize,
+    /// People's labels that are of these answers.
+    labelled: usize,
+    warnings: Vec<String>,
 }
 
 fn record(
@@ -557,6 +536,7 @@ fn record(
         calls,
         budget: trial.laid.budget,
         unanswerable: !trial.sample.answerable(),
+        preferences: Vec::new(),
     }
 }
 

@@ -15,6 +15,7 @@ use bench_core::spec::Scorer as Spec;
 use crate::load::{Loaded, LoadedSet};
 
 pub mod abstention;
+mod bleu;
 pub mod choice;
 mod citation;
 pub mod classification;
@@ -22,6 +23,7 @@ pub mod functional;
 mod injection;
 mod json;
 mod judge;
+pub mod jury;
 mod numeric;
 mod overlap;
 mod pairwise;
@@ -30,8 +32,9 @@ mod similarity;
 mod sql;
 mod squad;
 
-pub use judge::RubricJudge;
-pub use pairwise::{PairJudge, Preference};
+pub use bench_core::record::Preference;
+pub use judge::{Effort, RubricJudge};
+pub use pairwise::PairJudge;
 
 /// Gives an answer a figure, or says why it cannot.
 #[async_trait]
@@ -106,6 +109,7 @@ pub fn build(spec: &Spec, context: &ScorerContext) -> Result<Box<dyn Scorer>, St
         }
         Spec::RougeL {} => Box::new(overlap::rouge_l),
         Spec::Chrf {} => Box::new(overlap::chrf),
+        Spec::Bleu {} => Box::new(bleu::score),
         Spec::Numeric { tolerance } => {
             let tolerance = *tolerance;
             if !(tolerance.is_finite() && tolerance >= 0.0) {
@@ -113,7 +117,8 @@ pub fn build(spec: &Spec, context: &ScorerContext) -> Result<Box<dyn Scorer>, St
             }
             Box::new(move |sample, answer| numeric::score(sample, answer, tolerance))
         }
-        Spec::Choice {} => Box::new(choice::score),
+        // By likelihood the answer is a choice already: the likeliest.
+        Spec::Choice { .. } => Box::new(choice::score),
         Spec::Classification {} => Box::new(classification::score),
         Spec::JsonSchema { .. } => {
             let schema = context.schema_text.as_deref().map(json::compile).transpose()?;
@@ -127,6 +132,7 @@ pub fn build(spec: &Spec, context: &ScorerContext) -> Result<Box<dyn Scorer>, St
         Spec::SqlExecution { database } => {
             return Ok(Box::new(sql::SqlExecution::new(database, &context.folder)?));
         }
+        Spec::Judge {} => return Err("the judge is asked by the run and not built here".into()),
         Spec::EmbeddingSimilarity {} => {
             let embedder = context.embedder.clone().ok_or(
                 "embedding_similarity needs an embedder; declare one under `embedder` or drop the scorer",
@@ -149,7 +155,7 @@ pub fn check(spec: &Spec, samples: &[Sample]) -> Vec<String> {
     }
     let problem: &dyn Fn(&Sample) -> Option<String> = match spec {
         Spec::Numeric { .. } => &numeric::problem,
-        Spec::Choice {} => &choice::problem,
+        Spec::Choice { .. } => &choice::problem,
         Spec::JsonSchema { .. } => &json::problem,
         Spec::Functional {} => &functional::problem,
         Spec::SqlExecution { database } => &|sample| sql::problem(sample, database),
@@ -160,10 +166,12 @@ pub fn check(spec: &Spec, samples: &[Sample]) -> Vec<String> {
         | Spec::Regex { .. }
         | Spec::RougeL {}
         | Spec::Chrf {}
+        | Spec::Bleu {}
         | Spec::Classification {}
         | Spec::Abstained {}
         | Spec::Citation { .. }
-        | Spec::EmbeddingSimilarity {} => return Vec::new(),
+        | Spec::EmbeddingSimilarity {}
+        | Spec::Judge {} => return Vec::new(),
     };
     samples
         .iter()

@@ -151,8 +151,15 @@ impl Generator for ScriptedGenerator {
         })
     }
 
+    /// What it would say is certain, anything else is less likely.
     async fn probe(&self, rows: &[ProbeRow]) -> Result<Vec<Probe>, BackendError> {
-        Ok(probe(rows))
+        let mut probes = probe(rows);
+        for (probe, row) in probes.iter_mut().zip(rows) {
+            if self.reply(&row.messages) != row.completion {
+                probe.nll = 1.0;
+            }
+        }
+        Ok(probes)
     }
 }
 

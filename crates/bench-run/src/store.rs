@@ -10,8 +10,8 @@ use std::io::{self, BufRead as _, BufReader, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
 use bench_core::backend::IndexInfo;
-use bench_core::manifest::ParityEntry;
-use bench_core::record::{Outcome, Verdict};
+use bench_core::manifest::{JudgingEntry, ParityEntry};
+use bench_core::record::{Outcome, Preference, Verdict};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +21,7 @@ pub struct Store {
     folder: PathBuf,
     answers: Log<Outcome>,
     verdicts: Log<Verdict>,
+    preferences: Log<Preference>,
     /// What the stages before answering left behind.
     pub state: State,
     _lock: File,
@@ -38,6 +39,8 @@ pub struct State {
     pub indexes: BTreeMap<String, IndexInfo>,
     /// Fairness checks by adapter digest.
     pub parity: BTreeMap<String, ParityEntry>,
+    /// What each judge took, by its name.
+    pub judging: BTreeMap<String, JudgingEntry>,
 }
 
 /// The run folder cannot be used.
@@ -75,6 +78,7 @@ impl Store {
         Ok(Self {
             answers: Log::open(&folder.join("answers.jsonl")).map_err(io)?,
             verdicts: Log::open(&folder.join("verdicts.jsonl")).map_err(io)?,
+            preferences: Log::open(&folder.join("preferences.jsonl")).map_err(io)?,
             state: read_state(&folder.join("state.json")),
             folder: folder.to_owned(),
             _lock: lock,
@@ -101,6 +105,18 @@ impl Store {
     /// Keeps a judgement; on disk when this returns.
     pub fn put_verdict(&mut self, key: &str, verdict: Verdict) -> Result<(), StoreError> {
         let written = self.verdicts.append(key, verdict);
+        written
+            .map_err(|source| StoreError::Io { folder: self.folder.display().to_string(), source })
+    }
+
+    /// The preference under a key.
+    pub fn preference(&self, key: &str) -> Option<&Preference> {
+        self.preferences.entries.get(key)
+    }
+
+    /// Keeps a preference; on disk when this returns.
+    pub fn put_preference(&mut self, key: &str, preference: Preference) -> Result<(), StoreError> {
+        let written = self.preferences.append(key, preference);
         written
             .map_err(|source| StoreError::Io { folder: self.folder.display().to_string(), source })
     }

@@ -198,7 +198,10 @@ impl Tuner<'_> {
                         ..self.request.clone()
                     };
                     let counter = layout.counter.as_deref();
-                    let call = Call::new(self.model, None, request, counter, name)?;
+                    let mut call = Call::new(self.model, None, request, counter, name)?;
+                    if let Some(by) = self.set.spec.likelihood() {
+                        call = call.choosing(by, &sample.choices);
+                    }
                     of_sample.push(call.key.clone());
                     calls.push(call);
                 }

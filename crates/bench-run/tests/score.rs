@@ -81,7 +81,9 @@ fn text_scores_are_those_of_the_reference_implementations() {
         for name in ["exact_match", "token_f1", "rouge_l"] {
             check(&spec(name), &sample, answer, case[name].as_f64().unwrap());
         }
-        check(&spec("chrf"), &sample, answer, case["chrf"].as_f64().unwrap() / 100.0);
+        for name in ["chrf", "bleu"] {
+            check(&spec(name), &sample, answer, case[name].as_f64().unwrap() / 100.0);
+        }
     }
 }
 
@@ -123,7 +125,8 @@ mod text {
 
     #[test]
     fn an_empty_answer_is_wrong_and_scored() {
-        let scorers = ["exact_match", "contains", "token_f1", "rouge_l", "chrf", "classification"];
+        let scorers =
+            ["exact_match", "contains", "token_f1", "rouge_l", "chrf", "bleu", "classification"];
         for name in scorers.into_iter().chain(["numeric", "functional", "json_schema"]) {
             let reference = match name {
                 "functional" => "f(a[b])",
@@ -136,6 +139,7 @@ mod text {
     #[test]
     fn a_reference_without_words_is_unscored_by_rouge() {
         check_unscored(&verdict(&spec("rouge_l"), &sample("?!"), "what"), "no word");
+        check_unscored(&verdict(&spec("bleu"), &sample("<skipped>"), "what"), "no word");
     }
 
     #[test]
@@ -842,8 +846,8 @@ mod judging {
     fn check_pair(straight: &str, turned: &str, expect: &Preference) {
         let reply = |better: &str| format!(r#"{{"reason": "x", "better": "{better}"}}"#);
         let generator = told(&[&reply(straight), &reply(turned)]);
-        let judge = PairJudge::new("shorter is better".into(), Arc::clone(&generator) as _);
-        let preference = wait(judge.compare(&sample("Paris"), "one", "two")).unwrap();
+        let judge = PairJudge::new("shorter is better".into(), 0.0, Arc::clone(&generator) as _);
+        let (preference, _) = wait(judge.compare(&sample("Paris"), "one", "two", 0)).unwrap();
         assert_eq!(preference, *expect);
         let asked = generator.asked.lock().unwrap();
         let order = |request: &Request| {
@@ -861,6 +865,34 @@ mod judging {
         check_pair("B", "B", &Preference::Tie { consistent: false });
         check_pair("tie", "tie", &Preference::Tie { consistent: true });
         check_pair("A", "tie", &Preference::Tie { consistent: false });
+    }
+
+    #[test]
+    fn equal_answers_are_a_tie_that_costs_nothing() {
+        let generator = told(&["!fatal"]);
+        let judge = PairJudge::new("r".into(), 0.0, Arc::clone(&generator) as _);
+        let (preference, effort) = wait(judge.compare(&sample("x"), "one", " one", 0)).unwrap();
+        assert_eq!(preference, Preference::Tie { consistent: true });
+        assert!(effort.tokens_in == 0 && generator.asked.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn an_answer_cannot_change_how_a_pair_is_compared() {
+        let text = std::fs::read_to_string(fixture("injections.json")).unwrap();
+        let attempts: Vec<String> = serde_json::from_str(&text).unwrap();
+        for attempt in attempts {
+            let reply = |better| format!(r#"{{"reason": "x", "better": "{better}"}}"#);
+            let generator = told(&[&reply("B"), &reply("A")]);
+            let judge = PairJudge::new("r".into(), 0.0, Arc::clone(&generator) as _);
+            let pair = wait(judge.compare(&sample("Paris"), &attempt, "Paris", 0)).unwrap();
+            assert_eq!(pair.0, Preference::Second, "{attempt}");
+            for request in generator.asked.lock().unwrap().iter() {
+                let user = &request.messages[1].content;
+                let (_, after) = user.split_once(&format!("]]\n{attempt}\n[[end ")).unwrap();
+                assert!(after.contains("Which is better by the rubric"), "the last word is ours");
+                assert!(!request.messages[0].content.contains(&attempt), "{attempt}");
+            }
+        }
     }
 
     #[test]
@@ -883,8 +915,8 @@ mod judging {
 
     #[test]
     fn an_unreadable_preference_is_unscored() {
-        let judge = PairJudge::new("r".into(), told(&["no idea"]) as _);
-        let preference = wait(judge.compare(&sample("x"), "one", "two")).unwrap();
+        let judge = PairJudge::new("r".into(), 0.0, told(&["no idea"]) as _);
+        let (preference, _) = wait(judge.compare(&sample("x"), "one", "two", 0)).unwrap();
         let Preference::Unscored { reason } = preference else { panic!("decided") };
         assert!(reason.contains("no preference"), "{reason}");
     }

@@ -48,6 +48,8 @@ pub enum Method {
     ClusterRobust,
     /// Tango's score interval of a paired difference of proportions (Tango 1998).
     Tango,
+    /// A confidence sequence: it holds at every look (Waudby-Smith and Ramdas 2023).
+    ConfidenceSequence,
     /// All values are equal: the interval has no width, because the sample shows no spread.
     Constant,
 }

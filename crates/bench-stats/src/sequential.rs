@@ -27,6 +27,8 @@ pub struct ConfidenceSequence {
     /// Capital of a bet that the mean is above, and below, each candidate still in the interval.
     capital: Vec<[f64; 2]>,
     first: usize,
+    /// The most that either half of the capital has grown to at the middle of the range.
+    grown: f64,
     /// Sums for the running mean and variance of scaled values, started at one half and one quarter.
     sum: f64,
     squares: f64,
@@ -63,6 +65,7 @@ impl ConfidenceSequence {
             range: (lowest, highest),
             capital: vec![[1.0; 2]; GRID + 1],
             first: 0,
+            grown: 1.0,
             sum: 0.5,
             squares: 0.25,
         }
@@ -90,6 +93,12 @@ impl ConfidenceSequence {
             *above *= 1.0 + bet.min(0.5 / candidate) * (x - candidate);
             *below *= 1.0 - bet.min(0.5 / (1.0 - candidate)) * (x - candidate);
         }
+        // Once the middle is out, its capital is kept no longer, and it has grown enough.
+        if let Some([above, below]) =
+            (GRID / 2).checked_sub(first).and_then(|i| self.capital.get(i))
+        {
+            self.grown = self.grown.max(above.max(*below));
+        }
         // Half the capital is bet on each side; a candidate is out when either half has grown 2 / error.
         let open = |[above, below]: &[f64; 2]| above.max(*below) < threshold;
         let Some(from) = self.capital.iter().position(open) else {
@@ -103,6 +112,14 @@ impl ConfidenceSequence {
         let at = |i: f64| lowest + (highest - lowest) * (i / GRID as f64).clamp(0.0, 1.0);
         self.low = at(self.first as f64 - 1.0);
         self.high = at((self.first + self.capital.len()) as f64);
+    }
+
+    /// The p-value of a mean in the middle of the range (of no difference, in a sequence of
+    /// differences), valid at every moment: by Ville's inequality the chance that capital ever grows
+    /// by a factor is at most one in it. It is below `1 - level` exactly when the middle has left the
+    /// interval.
+    pub fn p_value(&self) -> f64 {
+        (2.0 / self.grown).min(1.0)
     }
 
     /// Whether the rule is met now.
@@ -159,6 +176,20 @@ mod tests {
         }
         assert!(sequence.stops(StopRule::HalfWidth(0.03)), "{} to {}", sequence.low, sequence.high);
         assert!(!sequence.stops(StopRule::HalfWidth(0.01)));
+    }
+
+    #[test]
+    fn the_p_value_tells_what_the_interval_tells() {
+        let mut rng = ChaCha8Rng::seed_from_u64(5);
+        let mut sequence = ConfidenceSequence::of_difference(0.95);
+        assert!((sequence.p_value() - 1.0).abs() < 1e-12);
+        for _ in 0..400 {
+            sequence.push(f64::from(i8::from(rng.random::<f64>() < 0.3)));
+            let outside = sequence.low > 0.0 || sequence.high < 0.0;
+            // The interval reaches one step of the grid further than the candidates.
+            assert!(!outside || sequence.p_value() <= 0.05, "{}", sequence.p_value());
+        }
+        assert!(sequence.low > 0.0 && sequence.p_value() <= 0.05);
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod catalog;
 mod doctor;
 mod exit;
 mod init;
+mod judge;
 mod models;
 mod output;
 mod plan;
@@ -77,6 +78,11 @@ enum Command {
         #[arg(long)]
         splice: Option<PathBuf>,
     },
+    /// Measure judges, and draw answers for people to grade.
+    Judge {
+        #[command(subcommand)]
+        command: JudgeCommand,
+    },
     /// The models and libraries in the cache.
     Models {
         #[command(subcommand)]
@@ -112,6 +118,26 @@ struct RunArguments {
     /// Answer again what has an answer.
     #[arg(long)]
     no_cache: bool,
+}
+
+#[derive(Subcommand)]
+enum JudgeCommand {
+    /// Measure judges on samples that people have judged, and write their report card.
+    Calibrate {
+        #[command(flatten)]
+        arguments: judge::CalibrateArguments,
+    },
+    /// Print answers of a report, drawn at random, as rows for people to grade (`judge.labels`).
+    Label {
+        /// A report folder, for example `reports/quickstart`.
+        report: PathBuf,
+        /// Samples per eval set; every arm's answers to them are printed.
+        #[arg(long, default_value_t = 50)]
+        samples: u32,
+        /// Seeds the drawing.
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+    },
 }
 
 #[derive(Subcommand)]
@@ -164,6 +190,12 @@ fn execute(command: Command) -> miette::Result<Exit> {
                 output::splice(&folder, &page)?;
             }
             Ok(exit)
+        }
+        Command::Judge { command: JudgeCommand::Calibrate { arguments } } => {
+            judge::calibrate(&arguments)
+        }
+        Command::Judge { command: JudgeCommand::Label { report, samples, seed } } => {
+            judge::label(&report, samples, seed)
         }
         Command::Models { command } => models(&command),
         Command::Schema => {
@@ -225,6 +257,7 @@ fn run(arguments: &RunArguments, score_only: bool) -> miette::Result<Exit> {
         retry_failed: arguments.retry_failed,
         no_cache: arguments.no_cache,
         score_only,
+        settled: Some(bench_report::settled),
         machine: doctor::machine(),
         program: format!("bench {}", env!("CARGO_PKG_VERSION")),
     };
@@ -246,7 +279,9 @@ fn run(arguments: &RunArguments, score_only: bool) -> miette::Result<Exit> {
                 )
             );
             return Ok(match error {
-                bench_run::RunError::Scorer { .. } => Exit::Wrong,
+                bench_run::RunError::Scorer { .. } | bench_run::RunError::SelfJudging { .. } => {
+                    Exit::Wrong
+                }
                 bench_run::RunError::Stopped => Exit::Interrupted,
                 bench_run::RunError::Store(_)
                 | bench_run::RunError::Backend(_)

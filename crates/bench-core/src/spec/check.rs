@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::node::{Kind, Misfit, Node, Reader, Tree, did_you_mean, span};
 use super::problem::{Problem, Source, SpecError};
-use super::{Arm, EvalSet, Experiment, IndexBackend, Judge, ModelSource, Strategy};
+use super::{Arm, EvalSet, Experiment, IndexBackend, Judge, JudgeMode, ModelSource, Strategy};
 
 mod prompting;
 
@@ -20,6 +20,30 @@ pub fn parse(
     text: &str,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Result<(Experiment, Source), Box<SpecError>> {
+    let problems = RefCell::new(Vec::new());
+    let root = expanded(name, text, environment, &problems)?;
+    let experiment = shape(&root, &problems);
+    let source = Source::new(name, text, Some(root));
+    let mut problems = problems.into_inner();
+    if let Some(mut experiment) = experiment {
+        if experiment.name.is_empty() {
+            stem.clone_into(&mut experiment.name);
+        }
+        Sense { experiment: &experiment, source: &source, problems: &mut problems }.check();
+        if problems.is_empty() {
+            return Ok((experiment, source));
+        }
+    }
+    Err(Box::new(source.error(problems)))
+}
+
+/// The tree of a file with every `${NAME}` replaced; one that is not set is a problem.
+pub(super) fn expanded(
+    name: &str,
+    text: &str,
+    environment: &dyn Fn(&str) -> Option<String>,
+    problems: &RefCell<Vec<Problem>>,
+) -> Result<Node, Box<SpecError>> {
     // YAML 1.1 reads `n` and `on` as truth values; a model may be called `n`.
     let options = serde_saphyr::options! { strict_booleans: true };
     let mut root = match serde_saphyr::from_str_with_options::<Tree>(text, options) {
@@ -34,21 +58,19 @@ pub fn parse(
             return Err(Box::new(Source::new(name, text, None).error(vec![problem])));
         }
     };
-    let problems = RefCell::new(Vec::new());
-    root.for_each_text(&mut |value, span| expand(value, span, environment, &problems));
-    let experiment = shape(&root, &problems);
-    let source = Source::new(name, text, Some(root));
-    let mut problems = problems.into_inner();
-    if let Some(mut experiment) = experiment {
-        if experiment.name.is_empty() {
-            stem.clone_into(&mut experiment.name);
-        }
-        Sense { experiment: &experiment, source: &source, problems: &mut problems }.check();
-        if problems.is_empty() {
-            return Ok((experiment, source));
-        }
+    root.for_each_text(&mut |value, span| expand(value, span, environment, problems));
+    Ok(root)
+}
+
+/// Whether the file is a map of keys; a problem otherwise.
+pub(super) fn is_map(root: &Node, problems: &RefCell<Vec<Problem>>) -> bool {
+    let is_map = matches!(root.kind, Kind::Map(_));
+    if !is_map {
+        let problem =
+            Misfit::into_problem(serde::de::Error::custom("the file must be a map of keys"));
+        problems.borrow_mut().push(problem);
     }
-    Err(Box::new(source.error(problems)))
+    is_map
 }
 
 /// Replaces `${NAME}` by the environment's value.
@@ -253,6 +275,7 @@ impl Sense<'_> {
                 self.add(&["arms", &i, "name"], message, "already used above", help);
             }
             self.known(&["arms", &i, "model"], "model", &arm.model, &models);
+            self.likelihood(&i, arm);
             for (position, set) in arm.on.iter().flatten().enumerate() {
                 self.known(&["arms", &i, "on", &position.to_string()], "eval set", set, &sets);
             }
@@ -266,6 +289,20 @@ impl Sense<'_> {
             }
             self.strategy(&i, arm, &names);
             self.arm_constraint(&i, arm);
+        }
+    }
+
+    /// An endpoint says how likely its own words are, not how likely given ones are.
+    fn likelihood(&mut self, i: &str, arm: &Arm) {
+        if let Some(ModelSource::Endpoint(_)) = self.experiment.models.get(&arm.model)
+            && let Some(set) = self.sets_of(arm).iter().find(|set| set.likelihood().is_some())
+        {
+            let message = format!(
+                "set `{}` scores choices by likelihood, and the model of arm `{}` is behind an endpoint",
+                set.name, arm.name
+            );
+            let help = "take a local model, give the arm `on: [other sets]`, or score `choice: { by: answer }`";
+            self.add(&["arms", i, "model"], message, "shows no likelihood", help);
         }
     }
 
@@ -438,26 +475,21 @@ impl Sense<'_> {
     }
 
     fn judge(&mut self) {
-        let Some(judge) = &self.experiment.judge else { return };
         let experiment = self.experiment;
-        let models: Vec<&str> = experiment.models.keys().map(String::as_str).collect();
-        let sets: Vec<&str> = experiment.eval_sets.iter().map(|set| set.name.as_str()).collect();
-        self.known(&["judge", "model"], "model", &judge.model, &models);
-        for (position, set) in judge.on.iter().flatten().enumerate() {
-            self.known(&["judge", "on", &position.to_string()], "eval set", set, &sets);
-        }
-        let own = experiment.models.get(&judge.model);
-        for arm in &experiment.arms {
-            if !judge.allow_self_judging
-                && own.is_some()
-                && experiment.models.get(&arm.model) == own
-            {
-                let message = format!("the judge is the model of arm `{}`", arm.name);
-                let help = "judge with another model, or set `allow_self_judging: true` and every table says so";
-                self.add(&["judge", "model"], message, "judges itself", help);
-                break;
+        let Some(judge) = &experiment.judge else {
+            for (index, set) in experiment.eval_sets.iter().enumerate() {
+                if set.scorers.contains(&super::Scorer::Judge {}) {
+                    let path = ["eval_sets", &index.to_string(), "scorers"];
+                    let message =
+                        format!("set `{}` is scored by a judge that is not declared", set.name);
+                    let help = "declare it: `judge: { model: …, rubric: file://… }`";
+                    self.add(&path, message, "here", help);
+                }
             }
-        }
+            return;
+        };
+        self.judge_models(judge);
+        self.judge_sets(judge);
         if judge.rubric.trim().is_empty() {
             self.add(
                 &["judge", "rubric"],
@@ -474,6 +506,109 @@ impl Sense<'_> {
         if judge.sample == Some(0) {
             let help = "leave `sample` out to judge all";
             self.add(&["judge", "sample"], "the judge judges nothing", "0", help);
+        }
+        if judge.pairs_per_sample == Some(0) {
+            let help = "leave `pairs_per_sample` out to compare all pairs";
+            self.add(&["judge", "pairs_per_sample"], "the judge compares nothing", "0", help);
+        }
+        if judge.temperature.is_nan() || judge.temperature < 0.0 {
+            let message = "`judge.temperature` is out of range";
+            self.add(&["judge", "temperature"], message, "here", "give 0 (greedy) or more");
+        }
+        if judge.repeats.get() > 1 && judge.temperature == 0.0 {
+            let help = "give `temperature: 0.7`, or leave `repeats` out";
+            let message = "a greedy judge says the same each time";
+            self.add(&["judge", "repeats"], message, "with temperature 0", help);
+        }
+        if judge.repeats.get() > 1 && judge.mode == JudgeMode::Pairwise {
+            let help = "leave `repeats` out; `bench judge calibrate` repeats comparisons";
+            let message = "a pairwise judge is asked in both orders and not more often";
+            self.add(&["judge", "repeats"], message, "here", help);
+        }
+        if judge.min_judge_agreement.is_some_and(|floor| !(0.0..=1.0).contains(&floor)) {
+            let message = "`judge.min_judge_agreement` is out of range";
+            self.add(&["judge", "min_judge_agreement"], message, "here", "give 0 to 1");
+        }
+        if judge.mode == JudgeMode::Pairwise && judge.labels.is_some() {
+            let message = "labels are grades of single answers, and this judge compares two";
+            let help = "measure it on labelled pairs with `bench judge calibrate`";
+            self.add(&["judge", "labels"], message, "here", help);
+        }
+        if judge.confusion.is_some_and(|confusion| confusion.agreement().is_none()) {
+            let message = "the confusion matrix counts nothing";
+            self.add(&["judge", "confusion"], message, "all 0", "give the four counts");
+        }
+    }
+
+    fn judge_models(&mut self, judge: &Judge) {
+        let experiment = self.experiment;
+        let models: Vec<&str> = experiment.models.keys().map(String::as_str).collect();
+        if judge.model.is_empty() == judge.judges.is_empty() {
+            let help = "give `model: …`, or `judges: [a, b, c]` for a jury";
+            let (message, label) = if judge.model.is_empty() {
+                ("the judge has no model", "here")
+            } else {
+                ("both `model` and `judges` are given", "keep one")
+            };
+            self.add(&["judge"], message, label, help);
+            return;
+        }
+        for (position, name) in judge.names().into_iter().enumerate() {
+            let position = position.to_string();
+            let path: &[&str] = if judge.judges.is_empty() {
+                &["judge", "model"]
+            } else {
+                &["judge", "judges", &position]
+            };
+            self.known(path, "model", name, &models);
+            if judge.names().iter().filter(|other| **other == name).count() > 1 {
+                let message = format!("`{name}` sits in the jury twice");
+                self.add(path, message, "here", "each judge has one vote");
+            }
+            let own = experiment.models.get(name);
+            let arm = experiment
+                .arms
+                .iter()
+                .find(|arm| own.is_some() && experiment.models.get(&arm.model) == own);
+            if let Some(arm) = arm.filter(|_| !judge.allow_self_judging) {
+                let message = format!("the judge is the model of arm `{}`", arm.name);
+                let help = "judge with another model, or set `allow_self_judging: true` and every table says so";
+                self.add(path, message, "judges itself", help);
+            }
+        }
+    }
+
+    fn judge_sets(&mut self, judge: &Judge) {
+        let experiment = self.experiment;
+        let sets: Vec<&str> = experiment.eval_sets.iter().map(|set| set.name.as_str()).collect();
+        for (position, set) in judge.on.iter().flatten().enumerate() {
+            self.known(&["judge", "on", &position.to_string()], "eval set", set, &sets);
+        }
+        for (index, set) in experiment.eval_sets.iter().enumerate() {
+            let judged = judge.on.as_ref().is_none_or(|on| on.contains(&set.name));
+            let i = index.to_string();
+            if !judged && set.scorers.contains(&super::Scorer::Judge {}) {
+                let message = format!(
+                    "set `{}` is scored by the judge, and `judge.on` leaves it out",
+                    set.name
+                );
+                self.add(
+                    &["eval_sets", &i, "scorers"],
+                    message,
+                    "here",
+                    "add the set to `judge.on`",
+                );
+            }
+            let arms = experiment.arms.iter();
+            let arms = arms.filter(|arm| arm.on.as_ref().is_none_or(|on| on.contains(&set.name)));
+            if judged && judge.mode == JudgeMode::Pairwise && arms.count() < 2 {
+                let message = format!(
+                    "a pairwise judge needs two arms, and set `{}` has one or none",
+                    set.name
+                );
+                let help = "add an arm, or take `mode: rubric`";
+                self.add(&["judge", "mode"], message, "compares two", help);
+            }
         }
     }
 
@@ -518,9 +653,70 @@ impl Sense<'_> {
                 );
             }
         }
+        self.stop();
+        self.constraints();
         let models: Vec<&str> = experiment.models.keys().map(String::as_str).collect();
         for name in experiment.prices.keys() {
             self.known(&["prices", name], "model", name, &models);
+        }
+    }
+
+    fn stop(&mut self) {
+        let experiment = self.experiment;
+        let Some(stop) = &experiment.run.stop else { return };
+        if stop.half_width.is_none() && !stop.decided {
+            let help = "for example `stop: { half_width: 0.03 }` or `stop: { decided: true }`";
+            self.add(&["run", "stop"], "the run is told to stop, and not when", "here", help);
+        }
+        if stop.half_width.is_some_and(|half| !(half > 0.0 && half < 0.5)) {
+            let message = "`run.stop.half_width` is out of range";
+            let help = "more than 0, less than 0.5, for example 0.03";
+            self.add(&["run", "stop", "half_width"], message, "here", help);
+        }
+        if stop.first == 0 {
+            let message = "the first round asks nothing";
+            self.add(&["run", "stop", "first"], message, "0", "give at least 1, for example 20");
+        }
+        for (index, set) in experiment.eval_sets.iter().enumerate() {
+            if let Some(super::Scorer::EmbeddingSimilarity {}) = set.scorers.first() {
+                let path = ["eval_sets", &index.to_string(), "scorers"];
+                let message = "a run that stops early needs a deciding score from 0 to 1";
+                let help = "put another scorer first, or leave `run.stop` out";
+                self.add(&path, message, "from -1 to 1", help);
+            }
+        }
+        if let Some(judge) = experiment.judge.as_ref().filter(|judge| judge.sample.is_some()) {
+            let judged = |set: &EvalSet| judge.on.as_ref().is_none_or(|on| on.contains(&set.name));
+            let decides = |set: &&EvalSet| set.scorers.first() == Some(&super::Scorer::Judge {});
+            if experiment.eval_sets.iter().filter(decides).any(judged) {
+                let message = "`judge.sample` leaves samples without the score that stops the run";
+                let help = "leave `judge.sample` out: `run.stop` saves the spending";
+                self.add(&["judge", "sample"], message, "here", help);
+            }
+        }
+    }
+
+    /// A limit on a figure needs the figure.
+    fn constraints(&mut self) {
+        let experiment = self.experiment;
+        if experiment.compare.constraints.max_cost_per_1000.is_none() {
+            return;
+        }
+        let unpriced: BTreeSet<&str> = experiment
+            .arms
+            .iter()
+            .map(|arm| arm.model.as_str())
+            .filter(|model| !experiment.prices.contains_key(*model))
+            .collect();
+        if !unpriced.is_empty() {
+            let names: Vec<&str> = unpriced.into_iter().collect();
+            let message = format!(
+                "the cost is limited, and this run does not measure it: no prices for {}",
+                names.join(", ")
+            );
+            let path = ["compare", "constraints", "max_cost_per_1000"];
+            let help = "give `prices: { MODEL: { input: …, output: … } }`, or drop the limit";
+            self.add(&path, message, "not measured", help);
         }
     }
 

@@ -116,6 +116,114 @@ fn every_kind_of_mistake_is_placed_and_explained() {
     );
 }
 
+const JUDGE: &str = "judge: { model: other, rubric: 'good is 5' }";
+
+#[track_caller]
+fn check_judge(to: &str, expect: &str) {
+    check_problem(JUDGE, &format!("judge: {{ {to}, rubric: 'good is 5' }}"), expect);
+}
+
+#[test]
+fn a_judge_that_cannot_judge_is_refused_before_anything_is_spent() {
+    check_judge("model: othr", "3: there is no model `othr` [did you mean `other`?]");
+    check_judge(
+        "judges: [other, small]",
+        "3: the judge is the model of arm `zero` [judge with another model, or set `allow_self_judging: true` and every table says so]",
+    );
+    check_judge(
+        "judges: []",
+        "3: the judge has no model [give `model: …`, or `judges: [a, b, c]` for a jury]",
+    );
+    check_judge(
+        "model: other, judges: [other]",
+        "3: both `model` and `judges` are given [give `model: …`, or `judges: [a, b, c]` for a jury]",
+    );
+    check_judge(
+        "model: other, grades: [5, 1]",
+        "3: the grades are no scale [at least two, worst to best, for example [1, 2, 3, 4, 5]]",
+    );
+    check_judge(
+        "model: other, repeats: 3",
+        "3: a greedy judge says the same each time [give `temperature: 0.7`, or leave `repeats` out]",
+    );
+    check_judge(
+        "model: other, min_judge_agreement: 80",
+        "3: `judge.min_judge_agreement` is out of range [give 0 to 1]",
+    );
+    check_judge(
+        "model: other, mode: pairwise, labels: l.jsonl",
+        "3: labels are grades of single answers, and this judge compares two [measure it on labelled pairs with `bench judge calibrate`]",
+    );
+    check_judge(
+        "model: other, sample: 0",
+        "3: the judge judges nothing [leave `sample` out to judge all]",
+    );
+}
+
+#[test]
+fn a_pairwise_judge_needs_two_arms() {
+    let arms = GOOD.find("  - { name: few").unwrap()..GOOD.find("compare:").unwrap();
+    let mut text = GOOD.to_owned();
+    text.replace_range(arms, "");
+    let text = text.replace("model: other, rubric", "model: other, mode: pairwise, rubric");
+    assert_eq!(
+        problems(&text),
+        [
+            "3: a pairwise judge needs two arms, and set `facts` has one or none [add an arm, or take `mode: rubric`]"
+        ]
+    );
+}
+
+#[test]
+fn a_scorer_that_is_the_judge_needs_one() {
+    let text = GOOD.replace("[exact_match,", "[judge, exact_match,");
+    assert_eq!(read(&text).unwrap().eval_sets[0].scorers[0], Scorer::Judge {});
+    assert_eq!(
+        problems(&text.replace(&format!("{JUDGE}\n"), "")),
+        [
+            "4: set `facts` is scored by a judge that is not declared [declare it: `judge: { model: …, rubric: file://… }`]"
+        ]
+    );
+}
+
+#[test]
+fn a_limit_on_a_cost_that_is_not_measured_is_refused() {
+    check_problem(
+        "baseline: zero }",
+        "baseline: zero, constraints: { max_cost_per_1000: 1 } }",
+        "12: the cost is limited, and this run does not measure it: no prices for small [give `prices: { MODEL: { input: …, output: … } }`, or drop the limit]",
+    );
+}
+
+#[test]
+fn a_run_that_stops_early_says_when() {
+    check_problem(
+        "compare:",
+        "run: { stop: { first: 5 } }\ncompare:",
+        "12: the run is told to stop, and not when [for example `stop: { half_width: 0.03 }` or `stop: { decided: true }`]",
+    );
+    check_problem(
+        "compare:",
+        "run: { stop: { half_width: 3 } }\ncompare:",
+        "12: `run.stop.half_width` is out of range [more than 0, less than 0.5, for example 0.03]",
+    );
+}
+
+#[test]
+fn choices_by_likelihood_need_a_local_model() {
+    let text = GOOD
+        .replace("[exact_match,", "[choice: { by: letter_likelihood },")
+        .replace("{ path: x }", "{ endpoint: { base_url: 'http://x/v1', model: x } }")
+        .replace("name: zero, model: small", "name: zero, model: other")
+        .replace(JUDGE, "description: ''");
+    assert_eq!(
+        problems(&text),
+        [
+            "7: set `facts` scores choices by likelihood, and the model of arm `zero` is behind an endpoint [take a local model, give the arm `on: [other sets]`, or score `choice: { by: answer }`]"
+        ]
+    );
+}
+
 #[test]
 fn all_problems_are_reported_at_once() {
     let text = GOOD

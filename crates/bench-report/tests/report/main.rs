@@ -9,6 +9,7 @@ use bench_core::manifest::Manifest;
 use bench_core::record::{Answer, CallKind, CallRecord, Outcome, Record, TokenBudget, Verdict};
 use bench_report::{Report, ReportError, build, read_trials, trials_parquet};
 
+mod judging;
 mod synthetic;
 
 use synthetic::{four_arms, run, twelve_arms, two_arms};

@@ -155,6 +155,7 @@ pub(crate) fn run(arms: &[Arm], n: usize) -> (Manifest, Vec<Record>) {
                         calls: Vec::new(),
                         budget: None,
                         unanswerable: false,
+                        preferences: Vec::new(),
                     });
                 }
             }
@@ -273,6 +274,8 @@ fn manifest(experiment: Experiment, arms: &[Arm]) -> Manifest {
                 max_nll_difference: 0.0004,
             }]
         },
+        judging: vec![],
+        stopped: vec![],
         machine: Machine {
             platform: "linux x86_64".into(),
             processor: "a processor".into(),

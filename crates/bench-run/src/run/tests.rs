@@ -1,3 +1,4 @@
+use bench_core::record::Preference;
 use bench_core::spec::Experiment;
 
 use super::*;
@@ -267,3 +268,146 @@ fn an_eval_question_is_never_an_example() {
 }
 
 mod passages;
+/// The experiment with another judge, a second arm's answers and human grades.
+fn judged(judge: &str) -> Folder {
+    let folder = Folder::new();
+    let runs = folder.0.path().join("runs").display().to_string();
+    let models = "  k: { scripted: { otherwise: '{\"reason\": \"so\", \"grade\": 1}' } }
+  pairs: { scripted: { otherwise: '{\"reason\": \"so\", \"better\": \"A\"}' } }
+";
+    let text = EXPERIMENT
+        .replace(
+            "judge: { model: j, rubric: '1 is wrong, 5 is right' }",
+            &format!("judge: {judge}"),
+        )
+        .replace("judge: {", &format!("{models}judge: {{"))
+        .replace("RUNS", &runs);
+    folder.write("x.yaml", &text);
+    folder
+}
+
+#[test]
+fn a_jury_leaves_every_member_s_verdict_and_one_of_all() {
+    let folder = judged("{ judges: [j, k], rubric: '1 is wrong, 5 is right' }");
+    let finished = folder.run(&Options::default()).unwrap();
+    let verdicts = &find(&finished, "zero", "a").verdicts;
+    assert_eq!(verdicts["judge/j"].value(), Some(1.0));
+    assert_eq!(verdicts["judge/k"].value(), Some(0.0));
+    assert_eq!(verdicts["judge"].value(), Some(0.5));
+    let judging = &finished.manifest.judging;
+    assert_eq!(judging.iter().map(|entry| entry.judge.as_str()).collect::<Vec<_>>(), ["j", "k"]);
+    assert!(judging[0].judgements > 0 && judging[0].tokens_in > 0);
+    let again = folder.run(&Options::default()).unwrap();
+    assert_eq!((again.records, again.manifest), (finished.records, finished.manifest));
+}
+
+#[test]
+fn a_judge_asked_several_times_leaves_every_verdict() {
+    let folder =
+        judged("{ model: j, rubric: '1 is wrong, 5 is right', repeats: 3, temperature: 0.7 }");
+    let finished = folder.run(&Options::default()).unwrap();
+    let verdicts = &find(&finished, "zero", "a").verdicts;
+    let names: Vec<&str> = verdicts.keys().map(String::as_str).collect();
+    assert_eq!(names, ["exact_match", "judge", "judge#1", "judge#2", "judge#3"]);
+}
+
+#[test]
+fn a_preference_for_a_place_is_a_tie_that_is_not_consistent() {
+    let folder = judged("{ model: pairs, mode: pairwise, rubric: better is right }");
+    let finished = folder.run(&Options::default()).unwrap();
+    // `zero` and `few` both say `sky`, which is not asked; the tuned arm says it too.
+    let same = find(&finished, "zero", "a");
+    assert_eq!(same.preferences.len(), 2);
+    let tie = |consistent| Preference::Tie { consistent };
+    assert_eq!(same.preferences[0].preference, tie(true));
+    // On `c` only the tuned arm knows; a judge that always says `A` cannot tell.
+    let other = find(&finished, "zero", "c");
+    let against = other.preferences.iter().find(|pair| pair.against == "tuned").unwrap();
+    assert_eq!((against.judge.as_str(), &against.preference), ("pairs", &tie(false)));
+    assert_eq!(other.verdicts["judge"].value(), Some(0.5));
+    assert!(find(&finished, "tuned", "c").preferences.is_empty(), "held by the first of a pair");
+    let again = folder.run(&Options::default()).unwrap();
+    assert_eq!((again.records, again.manifest), (finished.records, finished.manifest));
+}
+
+#[test]
+fn people_s_grades_stand_beside_the_judge_s() {
+    let folder = judged("{ model: j, rubric: '1 is wrong, 5 is right', labels: l.jsonl }");
+    let row = |grader: &str, grade: u32| {
+        format!(
+            "{{\"arm\":\"zero\",\"sample\":\"a\",\"grade\":{grade},\"grader\":\"{grader}\",\"answer\":\"sky\"}}\n"
+        )
+    };
+    let stale = "{\"arm\":\"zero\",\"sample\":\"c\",\"grade\":5,\"answer\":\"another\"}\n";
+    folder.write("l.jsonl", &(row("ann", 5) + &row("bob", 3) + stale));
+    let finished = folder.run(&Options::default()).unwrap();
+    let verdicts = &find(&finished, "zero", "a").verdicts;
+    assert_eq!(verdicts["human"].value(), Some(0.75));
+    assert_eq!(verdicts["human/ann"].value(), Some(1.0));
+    assert!(!find(&finished, "zero", "c").verdicts.contains_key("human"), "another answer");
+    let said = finished.manifest.warnings.iter().find(|warning| warning.contains("label"));
+    assert!(said.is_some_and(|warning| warning.contains("1 of 3")), "{said:?}");
+}
+
+#[test]
+fn a_judge_with_an_arm_s_weights_is_refused_under_any_name() {
+    let folder = judged("{ model: twin, rubric: '1 is wrong, 5 is right' }");
+    let text = fs_err::read_to_string(folder.0.path().join("x.yaml")).unwrap();
+    let twin = "  twin: { scripted: { delay_ms: 1, otherwise: none, rules: [{ when: blue, say: sky }, { when: refuse, say: '!rejected' }] } }\n";
+    folder.write("x.yaml", &text.replace("judge: {", &format!("{twin}judge: {{")));
+    let error = folder.run(&Options::default()).unwrap_err();
+    let RunError::SelfJudging { judge, arm } = &error else { panic!("{error}") };
+    assert_eq!((judge.as_str(), arm.as_str()), ("twin", "zero"));
+    assert!(error.to_string().contains("allow_self_judging"));
+    let allowed = text
+        .replace("judge: {", &format!("{twin}judge: {{"))
+        .replace("model: twin,", "model: twin, allow_self_judging: true,");
+    folder.write("x.yaml", &allowed);
+    assert!(folder.run(&Options::default()).is_ok());
+}
+
+#[test]
+fn choices_are_answered_by_likelihood_where_the_set_asks_for_it() {
+    let folder = Folder::new();
+    let text = fs_err::read_to_string(folder.0.path().join("x.yaml")).unwrap();
+    let text = text.replace("scorers: [exact_match]", "scorers: [choice: { by: text_likelihood }]");
+    folder.write("x.yaml", &text);
+    folder.write(
+        "e.jsonl",
+        "{\"id\":\"a\",\"input\":\"what is blue?\",\"reference\":\"sky\",\"choices\":[\"sea\",\"sky\"]}\n",
+    );
+    let finished = folder.run(&Options::default()).unwrap();
+    let record = find(&finished, "zero", "a");
+    let answer = record.answer().unwrap();
+    assert_eq!((answer.text.as_str(), answer.finish.as_str()), ("sky", "likelihood"));
+    assert_eq!(record.verdicts["choice"].value(), Some(1.0));
+}
+
+#[test]
+fn a_settled_set_is_asked_no_further_and_a_second_run_stops_there_too() {
+    let folder = Folder::new();
+    let text = fs_err::read_to_string(folder.0.path().join("x.yaml")).unwrap();
+    folder.write("x.yaml", &text.replace("run: {", "run: { stop: { decided: true, first: 4 },"));
+    let row = |i: usize| {
+        format!("{{\"id\":\"s{i}\",\"input\":\"what is blue {i}?\",\"reference\":\"sky\"}}\n")
+    };
+    let rows: String = (0..40).map(row).collect();
+    folder.write("e.jsonl", &rows);
+    // Enough is known once nine samples have been answered by each of the four contenders.
+    let settled: Settled = |_, _, records| (records.len() >= 36).then(|| "nine will do".into());
+    let options = Options { settled: Some(settled), ..Options::default() };
+    let finished = folder.run(&options).unwrap();
+    assert_eq!(finished.records.len(), 36, "rounds end at 4, 6 and 9 samples");
+    // Both training seeds of the scripted trainer make one adapter, whose answers are shared.
+    assert_eq!((finished.missing, finished.answered_now), (0, 27));
+    let stopped = &finished.manifest.stopped[0];
+    assert_eq!((stopped.asked, stopped.samples), (9, 40));
+    assert_eq!(stopped.because, "nine will do");
+    let again = folder.run(&options).unwrap();
+    assert_eq!(again.answered_now, 0);
+    assert_eq!((again.records, again.manifest), (finished.records, finished.manifest));
+    let never: Settled = |_, _, _| None;
+    let all = folder.run(&Options { settled: Some(never), ..Options::default() }).unwrap();
+    assert_eq!((all.records.len(), all.answered_now), (160, 93));
+    assert!(all.manifest.stopped.is_empty());
+}

@@ -35,7 +35,27 @@ const MAX_ALTERNATIVES: usize = 20;
 pub struct RubricJudge {
     grades: Vec<u32>,
     rubric: String,
+    temperature: f64,
     generator: Arc<dyn Generator>,
+}
+
+/// What judgements took.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Effort {
+    /// Milliseconds of generation.
+    pub latency_ms: f64,
+    /// Prompt tokens.
+    pub tokens_in: u64,
+    /// Generated tokens.
+    pub tokens_out: u64,
+}
+
+impl Effort {
+    pub(super) fn add(&mut self, completion: &Completion) {
+        self.latency_ms += completion.latency_ms;
+        self.tokens_in += u64::from(completion.tokens_in);
+        self.tokens_out += u64::from(completion.tokens_out);
+    }
 }
 
 impl RubricJudge {
@@ -45,7 +65,8 @@ impl RubricJudge {
 
     /// A judge with this rubric and `judge.grades`. Ask [`RubricJudge::problem`] first.
     pub fn new(judge: &Judge, rubric: String, generator: Arc<dyn Generator>) -> Self {
-        Self { grades: judge.grades.clone(), rubric, generator }
+        let (grades, temperature) = (judge.grades.clone(), judge.temperature);
+        Self { grades, rubric, temperature, generator }
     }
 
     /// What is wrong with a rubric: it must say at least what the worst and the best grade mean.
@@ -56,6 +77,28 @@ impl RubricJudge {
         let ends = [judge.grades.first()?, judge.grades.last()?];
         let missing = ends.into_iter().find(|grade| !named(grade))?;
         Some(format!("the rubric does not say what grade {missing} means; describe each grade"))
+    }
+
+    /// The verdict under a sampling seed, which a greedy judge does not look at.
+    ///
+    /// # Errors
+    /// Only failures after which no later verdict is possible.
+    pub async fn judge(
+        &self,
+        sample: &Sample,
+        answer: &str,
+        seed: u64,
+    ) -> Result<(Verdict, Effort), BackendError> {
+        let mut effort = Effort::default();
+        let request = Request { seed, ..self.request(sample, answer) };
+        match self.generator.generate(&request).await {
+            Ok(completion) => {
+                effort.add(&completion);
+                Ok((self.verdict(&completion), effort))
+            }
+            Err(error) if error.kind == BackendErrorKind::Fatal => Err(error),
+            Err(error) => Ok((Verdict::unscored(error.chain()), effort)),
+        }
     }
 
     fn request(&self, sample: &Sample, answer: &str) -> Request {
@@ -72,6 +115,7 @@ impl RubricJudge {
         let schema = reply_schema("grade", &json!({ "type": "integer", "enum": self.grades }));
         Request {
             top_logprobs: self.grades.len().min(MAX_ALTERNATIVES) as u8,
+            temperature: self.temperature,
             ..request(system, user, schema)
         }
     }
@@ -144,11 +188,7 @@ impl Scorer for RubricJudge {
     }
 
     async fn score(&self, sample: &Sample, answer: &str) -> Result<Verdict, BackendError> {
-        match self.generator.generate(&self.request(sample, answer)).await {
-            Ok(completion) => Ok(self.verdict(&completion)),
-            Err(error) if error.kind == BackendErrorKind::Fatal => Err(error),
-            Err(error) => Ok(Verdict::unscored(error.chain())),
-        }
+        Ok(self.judge(sample, answer, 0).await?.0)
     }
 }
 
@@ -189,15 +229,18 @@ pub(super) fn system(task: &str, rubric: &str) -> String {
     )
 }
 
-/// Question and right answers: the same for all answers to a sample.
+/// Question and right answers, where there are any: the same for all answers to a sample.
 pub(super) fn question(sample: &Sample) -> String {
     let reference = sample.accepted().collect::<Vec<_>>().join("\nor: ");
     let question = Fenced::new("question", &[], &sample.input);
+    if reference.is_empty() {
+        return question.to_string();
+    }
     let reference = Fenced::new("reference", &[&sample.input], &reference);
     format!("{question}{reference}")
 }
 
-/// A greedy request for a JSON reply.
+/// A request for a JSON reply, greedy unless the caller says otherwise.
 pub(super) fn request(system: String, user: String, schema: Value) -> Request {
     Request {
         messages: vec![Message::system(system), Message::user(user)],

@@ -5,35 +5,20 @@
 
 use std::sync::Arc;
 
-use bench_core::backend::{BackendError, BackendErrorKind, Generator};
+use bench_core::backend::{BackendError, BackendErrorKind, Generator, Request};
 use bench_core::dataset::Sample;
+use bench_core::record::Preference;
 use serde_json::json;
 
-use super::judge::{Fenced, question, read_reply, reply_schema, request, system, unreadable};
-
-/// Which of two answers is better.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Preference {
-    /// The first, in both orders.
-    First,
-    /// The second, in both orders.
-    Second,
-    /// Neither.
-    Tie {
-        /// False when the two orders disagreed.
-        consistent: bool,
-    },
-    /// The judge could not decide.
-    Unscored {
-        /// Why.
-        reason: String,
-    },
-}
+use super::judge::{
+    Effort, Fenced, question, read_reply, reply_schema, request, system, unreadable,
+};
 
 /// Compares two answers by a rubric.
 pub struct PairJudge {
     rubric: String,
     generator: Arc<dyn Generator>,
+    temperature: f64,
 }
 
 /// What the judge says in one order.
@@ -45,12 +30,16 @@ enum Side {
 }
 
 impl PairJudge {
+    /// Raise it when the prompt or the reading of the reply changes: older preferences are then
+    /// asked for again.
+    pub const VERSION: u32 = 1;
+
     /// A judge with a rubric of what makes an answer better.
-    pub fn new(rubric: String, generator: Arc<dyn Generator>) -> Self {
-        Self { rubric, generator }
+    pub fn new(rubric: String, temperature: f64, generator: Arc<dyn Generator>) -> Self {
+        Self { rubric, generator, temperature }
     }
 
-    /// Asks in both orders.
+    /// Asks in both orders. Equal answers are a tie that is not asked for.
     ///
     /// # Errors
     /// Only failures after which no later comparison is possible.
@@ -59,17 +48,23 @@ impl PairJudge {
         sample: &Sample,
         first: &str,
         second: &str,
-    ) -> Result<Preference, BackendError> {
-        let straight = self.ask(sample, first, second).await?;
-        let turned = self.ask(sample, second, first).await?;
-        Ok(match (straight, turned) {
+        seed: u64,
+    ) -> Result<(Preference, Effort), BackendError> {
+        let mut effort = Effort::default();
+        if first.trim() == second.trim() {
+            return Ok((Preference::Tie { consistent: true }, effort));
+        }
+        let straight = self.ask(sample, first, second, seed, &mut effort).await?;
+        let turned = self.ask(sample, second, first, seed, &mut effort).await?;
+        let preference = match (straight, turned) {
             (Err(reason), _) | (_, Err(reason)) => Preference::Unscored { reason },
             (Ok(Side::A), Ok(Side::B)) => Preference::First,
             (Ok(Side::B), Ok(Side::A)) => Preference::Second,
             (Ok(straight), Ok(turned)) => {
                 Preference::Tie { consistent: straight == Side::Tie && turned == Side::Tie }
             }
-        })
+        };
+        Ok((preference, effort))
     }
 
     async fn ask(
@@ -77,6 +72,8 @@ impl PairJudge {
         sample: &Sample,
         a: &str,
         b: &str,
+        seed: u64,
+        effort: &mut Effort,
     ) -> Result<Result<Side, String>, BackendError> {
         let of = [sample.input.as_str(), &sample.reference];
         let (a, b) = (Fenced::new("answer A", &of, a), Fenced::new("answer B", &of, b));
@@ -90,8 +87,13 @@ impl PairJudge {
         );
         let system = system("You compare two answers to a question by a rubric.", &self.rubric);
         let schema = reply_schema("better", &json!({ "enum": ["A", "B", "tie"] }));
-        let completion = match self.generator.generate(&request(system, user, schema)).await {
-            Ok(completion) => completion,
+        let request =
+            Request { temperature: self.temperature, seed, ..request(system, user, schema) };
+        let completion = match self.generator.generate(&request).await {
+            Ok(completion) => {
+                effort.add(&completion);
+                completion
+            }
             Err(error) if error.kind == BackendErrorKind::Fatal => return Err(error),
             Err(error) => return Ok(Err(error.chain())),
         };

@@ -1,9 +1,7 @@
 //! How far a judge can be trusted, as counts: what it does with a repeat, another order, a longer
 //! answer. Intervals, and agreement with people, are the statistics' business.
 
-use bench_core::record::Verdict;
-
-use super::Preference;
+use bench_core::record::{Preference, Verdict};
 
 /// How many of how many.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,0 +1,609 @@
+//! What a judge's scores are worth: its report card beside people's labels, scores corrected by
+//! them, whether it may decide, and strengths from pairwise preferences.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bench_core::judging::{JudgedItem, JudgedItems};
+use bench_core::manifest::Manifest;
+use bench_core::record::{Preference, Record};
+use bench_core::spec::{Judge, JudgeMode};
+use bench_stats::{
+    BradleyTerryError, Coefficient, Confusion, Corrected, Estimate, Options, PairCount, Scale,
+    Strength, Weighting, bradley_terry, cohens_kappa, krippendorff_alpha, percent_agreement,
+    ppi_mean, rogan_gladen, wilson,
+};
+
+use crate::evaluation::{Evaluation, HUMAN, JUDGE, RIGHT, SetResult};
+
+mod measured;
+pub(crate) mod tables;
+
+pub use measured::judge_report;
+
+/// Fewer judged samples than this say little.
+const FEW: usize = 30;
+
+/// How far one judge can be trusted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Card {
+    /// The judge.
+    pub judge: String,
+    /// Samples (or pairs) judged, repeats not counted.
+    pub judged: usize,
+    /// Share of judgements that could not be read or failed.
+    pub failures: Option<Estimate>,
+    /// Samples that people labelled and the judge decided on.
+    pub labelled: usize,
+    /// Share on which judge and people agree.
+    pub agreement: Option<Estimate>,
+    /// Cohen's kappa of judge and people: quadratic weights for more than two grades, else plain.
+    pub kappa: Option<Coefficient>,
+    /// Krippendorff's alpha of judge and people, ordinal.
+    pub alpha: Option<Coefficient>,
+    /// Share of pairs of people that agree.
+    pub people_agreement: Option<f64>,
+    /// Krippendorff's alpha among people, ordinal.
+    pub people_alpha: Option<Coefficient>,
+    /// Share of pairs of repeats that agree.
+    pub self_consistency: Option<Estimate>,
+    /// Share of comparisons that survive the other order.
+    pub order_consistency: Option<Estimate>,
+    /// Share of decided pairs in which the longer answer was preferred.
+    pub prefers_longer: Option<Estimate>,
+    /// Seconds of generation for 1,000 judgements, one after the other.
+    pub seconds_per_1000: Option<f64>,
+    /// US dollars for 1,000 judgements.
+    pub cost_per_1000: Option<f64>,
+    /// Judge's verdicts against people's where both are right or wrong.
+    pub confusion: Option<Confusion>,
+}
+
+/// The card of a judge's work. `grades` is the scale; values in the upper half count as right.
+pub fn card(work: &JudgedItems, grades: &[u32], options: &Options) -> Card {
+    let level = options.level;
+    let items = &work.items;
+    let all = || items.iter().flat_map(|item| &item.judge);
+    let failed = all().filter(|value| value.is_none()).count();
+    // People's median may fall between two grades.
+    let label =
+        |item: &JudgedItem| item.label.map(|label| nearest(label, grades, work.is_pairwise));
+    let both: Vec<(f64, f64)> = items
+        .iter()
+        .filter_map(|item| Some((said(item, grades, work.is_pairwise)?, label(item)?)))
+        .collect();
+    let (judge, people): (Vec<f64>, Vec<f64>) = both.iter().copied().unzip();
+    let plain = work.is_pairwise || grades.len() < 3;
+    let weighting = if plain { Weighting::Plain } else { Weighting::Quadratic };
+    let raters = |of: &dyn Fn(&JudgedItem) -> Vec<Option<f64>>| columns(items, of);
+    let share = |hits: usize, n: usize| wilson(hits, n, level);
+    let (same, pairs) = agreeing(items.iter().map(|item| {
+        item.judge.iter().flatten().map(|&value| nearest(value, grades, work.is_pairwise)).collect()
+    }));
+    let (people_same, people_pairs) =
+        agreeing(items.iter().map(|item| item.people.iter().flatten().copied().collect()));
+    let orders = items.iter().flat_map(|item| &item.consistent);
+    let judgements = work.took.judgements as f64;
+    let per_1000 = |total: f64| (judgements > 0.0).then(|| total / judgements * 1000.0);
+    Card {
+        judge: work.judge.clone(),
+        judged: items.len(),
+        failures: share(failed, all().count()),
+        labelled: both.len(),
+        agreement: percent_agreement(&judge, &people, level),
+        kappa: cohens_kappa(&judge, &people, weighting, options),
+        alpha: krippendorff_alpha(
+            &raters(&|item| vec![said(item, grades, work.is_pairwise), label(item)]),
+            Scale::Ordinal,
+            options,
+        ),
+        people_agreement: (people_pairs > 0).then(|| people_same as f64 / people_pairs as f64),
+        people_alpha: krippendorff_alpha(
+            &raters(&|item| item.people.clone()),
+            Scale::Ordinal,
+            options,
+        ),
+        self_consistency: share(same, pairs),
+        order_consistency: share(orders.clone().filter(|same| **same).count(), orders.count()),
+        prefers_longer: share(
+            work.longer.iter().filter(|longer| **longer).count(),
+            work.longer.len(),
+        ),
+        seconds_per_1000: per_1000(work.took.latency_ms / 1000.0).filter(|&s| s > 0.0),
+        cost_per_1000: work.cost_usd.and_then(per_1000),
+        confusion: (!work.is_pairwise).then(|| confusion(&both, grades)).flatten(),
+    }
+}
+
+/// One figure of a card.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CardFigure {
+    /// Its name in tables.
+    pub name: &'static str,
+    /// The same for reading.
+    pub words: &'static str,
+    /// What it is computed from.
+    pub n: Option<usize>,
+    /// The figure.
+    pub value: f64,
+    /// Ends of its interval.
+    pub interval: Option<(f64, f64)>,
+}
+
+impl Card {
+    /// The figures that exist, in the order in which they are read.
+    pub fn figures(&self) -> Vec<CardFigure> {
+        let share = |name, words, estimate: Option<&Estimate>| {
+            estimate.map(|e| CardFigure {
+                name,
+                words,
+                n: Some(e.n),
+                value: e.mean,
+                interval: Some((e.low, e.high)),
+            })
+        };
+        let coefficient = |name, words, coefficient: Option<&Coefficient>| {
+            coefficient.map(|c| CardFigure {
+                name,
+                words,
+                n: Some(c.n),
+                value: c.value,
+                interval: Some((c.low, c.high)),
+            })
+        };
+        let plain = |name, words, value: Option<f64>| {
+            value.map(|value| CardFigure { name, words, n: None, value, interval: None })
+        };
+        [
+            share("failures", "failed or unreadable", self.failures.as_ref()),
+            share("agreement", "agreement with people", self.agreement.as_ref()),
+            plain("people_agreement", "people's agreement with each other", self.people_agreement),
+            coefficient("kappa", "Cohen's kappa with people", self.kappa.as_ref()),
+            coefficient("alpha", "Krippendorff's alpha with people", self.alpha.as_ref()),
+            coefficient(
+                "people_alpha",
+                "Krippendorff's alpha among people",
+                self.people_alpha.as_ref(),
+            ),
+            share("self_consistency", "agrees with itself", self.self_consistency.as_ref()),
+            share("order_consistency", "survives the other order", self.order_consistency.as_ref()),
+            share("prefers_longer", "prefers the longer answer", self.prefers_longer.as_ref()),
+            plain("seconds_per_1000", "seconds for 1,000 judgements", self.seconds_per_1000),
+            plain("cost_per_1000_usd", "US dollars for 1,000 judgements", self.cost_per_1000),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+}
+
+/// What the judge says in the end: the grade nearest to the mean of its repeats.
+fn said(item: &JudgedItem, grades: &[u32], is_pairwise: bool) -> Option<f64> {
+    let values: Vec<f64> = item.judge.iter().flatten().copied().collect();
+    let mean = values.iter().sum::<f64>() / values.len() as f64;
+    (!values.is_empty()).then(|| nearest(mean, grades, is_pairwise))
+}
+
+/// The grade nearest to a value; of a preference, the nearest of lost, tied and won.
+fn nearest(value: f64, grades: &[u32], is_pairwise: bool) -> f64 {
+    if is_pairwise {
+        return (value * 2.0).round() / 2.0;
+    }
+    let distance = |grade: &u32| (f64::from(*grade) - value).abs();
+    let best = grades.iter().min_by(|a, b| distance(a).total_cmp(&distance(b)));
+    best.map_or(value, |&grade| f64::from(grade))
+}
+
+/// A row per rater and a column per sample.
+fn columns(
+    items: &[JudgedItem],
+    of: &dyn Fn(&JudgedItem) -> Vec<Option<f64>>,
+) -> Vec<Vec<Option<f64>>> {
+    let rows: Vec<Vec<Option<f64>>> = items.iter().map(of).collect();
+    let raters = rows.iter().map(Vec::len).max().unwrap_or(0);
+    (0..raters)
+        .map(|rater| rows.iter().map(|row| row.get(rater).copied().flatten()).collect())
+        .collect()
+}
+
+/// Equal pairs among the values of each sample, and all pairs.
+fn agreeing(samples: impl Iterator<Item = Vec<f64>>) -> (usize, usize) {
+    let (mut same, mut pairs) = (0, 0);
+    for values in samples {
+        for (at, one) in values.iter().enumerate() {
+            for other in &values[..at] {
+                pairs += 1;
+                same += usize::from((one - other).abs() < 1e-9);
+            }
+        }
+    }
+    (same, pairs)
+}
+
+/// Counts of right and wrong by judge and people, each in the upper half of the scale or not.
+fn confusion(both: &[(f64, f64)], grades: &[u32]) -> Option<Confusion> {
+    let (worst, best) = (f64::from(*grades.first()?), f64::from(*grades.last()?));
+    let right = |value: f64| (value - worst) / (best - worst) >= RIGHT;
+    let count = |judge: bool, people: bool| {
+        both.iter().filter(|(j, p)| right(*j) == judge && right(*p) == people).count()
+    };
+    (!both.is_empty()).then(|| Confusion {
+        true_positive: count(true, true),
+        false_negative: count(false, true),
+        true_negative: count(false, false),
+        false_positive: count(true, false),
+    })
+}
+
+/// A card per judge of a set, and for a jury one of all together, with the jury's own agreement.
+pub(crate) struct SetCards {
+    pub(crate) cards: Vec<Card>,
+    /// Krippendorff's alpha among the jury's members.
+    pub(crate) jury_alpha: Option<Coefficient>,
+}
+
+/// `None` where the experiment has no judge or it judged nothing here.
+pub(crate) fn cards(evaluation: &Evaluation<'_>, set: &SetResult<'_>) -> Option<SetCards> {
+    let manifest = evaluation.manifest;
+    let judge = manifest.experiment.judge.as_ref()?;
+    let names = judge.names();
+    let records: Vec<&Record> =
+        set.contenders.iter().flat_map(|c| c.trials.iter().copied()).collect();
+    let works: Vec<JudgedItems> = match judge.mode {
+        JudgeMode::Rubric => graded(manifest, judge, &records),
+        JudgeMode::Pairwise => {
+            names.iter().map(|name| compared(manifest, name, &records)).collect()
+        }
+    };
+    if works.iter().all(|work| work.items.is_empty()) {
+        return None;
+    }
+    let options = &evaluation.options;
+    let members: Vec<&JudgedItems> =
+        works.iter().filter(|work| names.contains(&work.judge.as_str())).collect();
+    let jury_alpha = (members.len() > 1).then(|| {
+        let mut rows: BTreeMap<&str, Vec<Option<f64>>> = BTreeMap::new();
+        for (at, work) in members.iter().enumerate() {
+            for item in &work.items {
+                let row = rows.entry(&item.id).or_insert_with(|| vec![None; members.len()]);
+                row[at] = said(item, &judge.grades, work.is_pairwise);
+            }
+        }
+        let raters: Vec<Vec<Option<f64>>> =
+            (0..members.len()).map(|at| rows.values().map(|row| row[at]).collect()).collect();
+        krippendorff_alpha(&raters, Scale::Ordinal, options)
+    });
+    Some(SetCards {
+        cards: works.iter().map(|work| card(work, &judge.grades, options)).collect(),
+        jury_alpha: jury_alpha.flatten(),
+    })
+}
+
+/// The judge's grades of answers, or each juror's and the jury's.
+fn graded(manifest: &Manifest, judge: &Judge, records: &[&Record]) -> Vec<JudgedItems> {
+    let names = judge.names();
+    let mut columns: Vec<(String, String)> =
+        names.iter().map(|name| ((*name).to_owned(), format!("{JUDGE}/{name}"))).collect();
+    if names.len() == 1 {
+        columns[0].1 = JUDGE.into();
+    } else {
+        columns.push(("jury".into(), JUDGE.into()));
+    }
+    let graders: BTreeSet<&str> = records
+        .iter()
+        .flat_map(|record| record.verdicts.keys())
+        .filter_map(|name| name.strip_prefix("human/"))
+        .collect();
+    let grade = |place: f64| judge.nearest(place).map(f64::from);
+    let (worst, best) = match (judge.grades.first(), judge.grades.last()) {
+        (Some(&worst), Some(&best)) => (f64::from(worst), f64::from(best)),
+        _ => (0.0, 1.0),
+    };
+    let on_scale = |place: f64| worst + place * (best - worst);
+    columns
+        .into_iter()
+        .map(|(name, column)| {
+            let items = records
+                .iter()
+                .filter(|record| record.verdicts.contains_key(&column))
+                .map(|record| {
+                    let value = |key: &str| {
+                        record.verdicts.get(key).and_then(bench_core::record::Verdict::value)
+                    };
+                    let repeats: Vec<Option<f64>> = (1..=judge.repeats.get())
+                        .map_while(|k| record.verdicts.get(&format!("{JUDGE}#{k}")))
+                        .map(|verdict| verdict.value().map(on_scale))
+                        .collect();
+                    let alone = vec![value(&column).map(on_scale)];
+                    JudgedItem {
+                        id: crate::trials::name(&record.trial),
+                        judge: if column == JUDGE && repeats.len() > 1 { repeats } else { alone },
+                        label: value(HUMAN).and_then(grade),
+                        people: graders
+                            .iter()
+                            .map(|grader| value(&format!("{HUMAN}/{grader}")).and_then(grade))
+                            .collect(),
+                        ..JudgedItem::default()
+                    }
+                })
+                .collect();
+            let longer = longer_graded(records, &column);
+            JudgedItems { longer, ..priced(manifest, &name, items, false) }
+        })
+        .collect()
+}
+
+/// Of all pairs of answers to one sample that differ in grade and length: whether the longer one
+/// has the better grade.
+fn longer_graded(records: &[&Record], column: &str) -> Vec<bool> {
+    let mut by_sample: BTreeMap<&str, Vec<(f64, usize)>> = BTreeMap::new();
+    for record in records {
+        let value = record.verdicts.get(column).and_then(bench_core::record::Verdict::value);
+        if let (Some(value), Some(answer)) = (value, record.answer()) {
+            let answers = by_sample.entry(&record.trial.sample).or_default();
+            answers.push((value, answer.text.chars().count()));
+        }
+    }
+    let mut longer = Vec::new();
+    for answers in by_sample.values() {
+        for (at, (grade, length)) in answers.iter().enumerate() {
+            for (other_grade, other_length) in &answers[..at] {
+                if (grade - other_grade).abs() > 1e-9 && length != other_length {
+                    longer.push((grade > other_grade) == (length > other_length));
+                }
+            }
+        }
+    }
+    longer
+}
+
+/// One judge's preferences between arms.
+fn compared(manifest: &Manifest, name: &str, records: &[&Record]) -> JudgedItems {
+    let length = |arm: &str, sample: &str| {
+        let of = |record: &&&Record| record.trial.arm == arm && record.trial.sample == sample;
+        records.iter().find(of).and_then(|r| r.answer()).map(|answer| answer.text.chars().count())
+    };
+    let (mut items, mut longer) = (Vec::new(), Vec::new());
+    for record in records {
+        for pair in record.preferences.iter().filter(|pair| pair.judge == name) {
+            let trial = &record.trial;
+            let lengths = length(&trial.arm, &trial.sample)
+                .zip(length(&pair.against, &trial.sample))
+                .filter(|(first, second)| first != second);
+            items.push(JudgedItem {
+                id: format!("{} {} {}", trial.sample, trial.arm, pair.against),
+                judge: vec![pair.preference.value()],
+                consistent: consistent(&pair.preference).into_iter().collect(),
+                ..JudgedItem::default()
+            });
+            longer.extend(lengths.and_then(|(first, second)| match pair.preference {
+                Preference::First => Some(first > second),
+                Preference::Second => Some(second > first),
+                Preference::Tie { .. } | Preference::Unscored { .. } => None,
+            }));
+        }
+    }
+    JudgedItems { longer, ..priced(manifest, name, items, true) }
+}
+
+/// Whether both orders said the same; `None` where one could not be read.
+fn consistent(preference: &Preference) -> Option<bool> {
+    match preference {
+        Preference::First | Preference::Second => Some(true),
+        Preference::Tie { consistent } => Some(*consistent),
+        Preference::Unscored { .. } => None,
+    }
+}
+
+fn priced(
+    manifest: &Manifest,
+    name: &str,
+    items: Vec<JudgedItem>,
+    is_pairwise: bool,
+) -> JudgedItems {
+    let took = manifest.judging.iter().find(|entry| entry.judge == name).cloned();
+    let took = took.unwrap_or_default();
+    let price = manifest.experiment.prices.get(name);
+    let cost_usd = price.filter(|_| took.judgements > 0).map(|price| {
+        (took.tokens_in as f64 * price.input + took.tokens_out as f64 * price.output) / 1e6
+            + took.latency_ms / 3.6e6 * price.machine_hour
+    });
+    JudgedItems { judge: name.to_owned(), items, longer: Vec::new(), took, cost_usd, is_pairwise }
+}
+
+/// An arm's mean by the judge, and what it really is.
+pub(crate) struct CorrectedScore {
+    pub(crate) contender: usize,
+    /// `ppi` or `rogan_gladen`.
+    pub(crate) method: &'static str,
+    pub(crate) score: Corrected,
+}
+
+/// Per contender: by prediction-powered inference where people labelled some of its answers, else
+/// by the experiment's confusion matrix.
+pub(crate) fn corrected(evaluation: &Evaluation<'_>, set: &SetResult<'_>) -> Vec<CorrectedScore> {
+    let Some(judge) = &evaluation.manifest.experiment.judge else { return Vec::new() };
+    let scores = |name: &str| {
+        set.metrics
+            .iter()
+            .find(|metric| metric.name == name || metric.name.strip_suffix(SELF) == Some(name))
+    };
+    let Some(judged) = scores(JUDGE) else { return Vec::new() };
+    let level = evaluation.options.level;
+    (0..set.contenders.len())
+        .filter_map(|at| {
+            let judge_scores = &judged.scores[at].scores;
+            let human = scores(HUMAN).map(|metric| &metric.scores[at].scores);
+            let (mut people, mut beside, mut alone) = (Vec::new(), Vec::new(), Vec::new());
+            for (sample, judge) in judge_scores.iter().enumerate() {
+                let Some(judge) = *judge else { continue };
+                match human.and_then(|human| human[sample]) {
+                    Some(person) => {
+                        people.push(person);
+                        beside.push(judge);
+                    }
+                    None => alone.push(judge),
+                }
+            }
+            if let Some(score) = ppi_mean(&people, &beside, &alone, level) {
+                return Some(CorrectedScore { contender: at, method: "ppi", score });
+            }
+            let given = judge.confusion?;
+            let confusion = Confusion {
+                true_positive: given.true_positive as usize,
+                false_negative: given.false_negative as usize,
+                true_negative: given.true_negative as usize,
+                false_positive: given.false_positive as usize,
+            };
+            let all = judge_scores.iter().flatten();
+            let passed = all.clone().filter(|score| **score >= RIGHT).count();
+            let score = rogan_gladen(passed, all.count(), confusion, level)?;
+            Some(CorrectedScore { contender: at, method: "rogan_gladen", score })
+        })
+        .collect()
+}
+
+/// Why the judge may not decide on these trials; `None` when it may.
+pub(crate) fn barred(judge: &Judge, trials: &[(usize, &Record)]) -> Option<String> {
+    let floor = judge.min_judge_agreement?;
+    let value = |record: &Record, key: &str| {
+        let place = record.verdicts.get(key)?.value()?;
+        judge.nearest(place)
+    };
+    let both: Vec<bool> = trials
+        .iter()
+        .filter_map(|(_, record)| Some(value(record, JUDGE)? == value(record, HUMAN)?))
+        .collect();
+    let agreed = both.iter().filter(|agreed| **agreed).count();
+    let (agreement, on) = if both.is_empty() {
+        let Some(agreement) = judge.confusion.and_then(|confusion| confusion.agreement()) else {
+            return Some(format!(
+                "nobody knows how far the judge agrees with people, and its floor is {}: give `judge.labels` or `judge.confusion`",
+                percent(floor)
+            ));
+        };
+        (agreement, "of the samples of its confusion matrix".to_owned())
+    } else {
+        (agreed as f64 / both.len() as f64, format!("of {} labelled answers", both.len()))
+    };
+    (agreement < floor).then(|| {
+        format!(
+            "the judge agrees with people on {} {on}, under its floor of {}",
+            percent(agreement),
+            percent(floor)
+        )
+    })
+}
+
+fn percent(share: f64) -> String {
+    format!("{} %", (share * 100.0).round())
+}
+
+/// What is put after the judge's name in every table where it judges its own model's answers.
+pub(crate) const SELF: &str = " (judges itself)";
+
+/// A judge and an arm with the same base weights, if there are any.
+pub(crate) fn judges_itself(evaluation: &Evaluation<'_>) -> Option<(String, String)> {
+    own_arm(
+        evaluation.manifest,
+        evaluation.plans.iter().map(|plan| (plan.name.as_str(), plan.model.as_str())),
+    )
+}
+
+/// As [`judges_itself`], before there is an evaluation: arms come with their models.
+pub(crate) fn own_arm<'a>(
+    manifest: &Manifest,
+    arms: impl Iterator<Item = (&'a str, &'a str)>,
+) -> Option<(String, String)> {
+    let judge = manifest.experiment.judge.as_ref()?;
+    let same = |one: &str, other: &str| {
+        one == other
+            || manifest
+                .models
+                .get(one)
+                .zip(manifest.models.get(other))
+                .is_some_and(|(one, other)| one.same_weights(other))
+    };
+    for (arm, model) in arms {
+        if let Some(judge) = judge.names().into_iter().find(|judge| same(judge, model)) {
+            return Some((judge.to_owned(), arm.to_owned()));
+        }
+    }
+    None
+}
+
+/// What a reader must know of the judge before any number.
+pub(crate) fn warnings(evaluation: &Evaluation<'_>) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if let Some((judge, arm)) = judges_itself(evaluation) {
+        warnings.push(format!(
+            "the judge `{judge}` is also the model of arm `{arm}`; models prefer their own answers"
+        ));
+    }
+    for set in &evaluation.sets {
+        let Some(metric) = set.metrics.iter().find(|metric| is_judge(&metric.name)) else {
+            continue;
+        };
+        let judged = metric.scores.iter().map(|arm| arm.scores.iter().flatten().count()).min();
+        if let Some(n) = judged.filter(|&n| n < FEW) {
+            warnings.push(format!(
+                "{}: the judge scored only {n} samples of an arm; under {FEW} its figures are a hint",
+                set.set.name
+            ));
+        }
+    }
+    warnings
+}
+
+/// Whether a metric is the judge's verdict.
+pub(crate) fn is_judge(metric: &str) -> bool {
+    metric == JUDGE || metric.strip_suffix(SELF) == Some(JUDGE)
+}
+
+/// Counts per pair of arms over all samples, a jury's members each with a vote of their own weight.
+pub(crate) fn pair_counts(set: &SetResult<'_>) -> Vec<PairCount> {
+    let mut counts: BTreeMap<(&str, &str), PairCount> = BTreeMap::new();
+    for record in set.contenders.iter().flat_map(|contender| contender.trials.iter().copied()) {
+        // A jury's majority is one judgement of the sample.
+        let mut by_rival: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+        for pair in &record.preferences {
+            let votes = by_rival.entry(&pair.against).or_default();
+            match pair.preference {
+                Preference::First => votes.0 += 1,
+                Preference::Second => votes.1 += 1,
+                Preference::Tie { .. } | Preference::Unscored { .. } => {}
+            }
+        }
+        for (rival, (won, lost)) in by_rival {
+            let decided = record
+                .preferences
+                .iter()
+                .any(|pair| pair.against == rival && pair.preference.value().is_some());
+            if !decided {
+                continue;
+            }
+            let arm = record.trial.arm.as_str();
+            let count = counts.entry((arm, rival)).or_insert_with(|| PairCount {
+                a: arm.to_owned(),
+                b: rival.to_owned(),
+                a_wins: 0,
+                b_wins: 0,
+                ties: 0,
+            });
+            match won.cmp(&lost) {
+                std::cmp::Ordering::Greater => count.a_wins += 1,
+                std::cmp::Ordering::Less => count.b_wins += 1,
+                std::cmp::Ordering::Equal => count.ties += 1,
+            }
+        }
+    }
+    counts.into_values().collect()
+}
+
+/// The arms' Bradley-Terry strengths; `None` where nothing was compared.
+pub(crate) fn strengths(
+    set: &SetResult<'_>,
+    options: &Options,
+) -> Option<Result<Vec<Strength>, BradleyTerryError>> {
+    let counts = pair_counts(set);
+    (!counts.is_empty()).then(|| bradley_terry(&counts, options.level))
+}
