@@ -143,14 +143,7 @@ struct DecisionFile<'a> {
 /// # Errors
 /// A manifest of a newer version, records of another experiment, a trial recorded twice.
 pub fn build(manifest: &Manifest, records: &[Record]) -> Result<Report, ReportError> {
-    if manifest.format > Manifest::FORMAT {
-        return Err(ReportError::NewerFormat {
-            what: "records",
-            found: manifest.format,
-            known: Manifest::FORMAT,
-        });
-    }
-    let evaluation = Evaluation::new(manifest, records)?;
+    let evaluation = evaluated(manifest, records)?;
     let gates = gates::check(&evaluation);
     let failed_gates: Vec<String> = gates
         .iter()
@@ -188,6 +181,44 @@ pub fn build(manifest: &Manifest, records: &[Record]) -> Result<Report, ReportEr
         files.push((format!("{}.svg", chart.path), chart.svg.into_bytes()));
     }
     Ok(Report { files, decisions, failed_gates })
+}
+
+/// The HTML page for a server that shows it: style and script are not in it but at
+/// `/assets/report.css` ([`STYLE`]) and `/assets/report.js` ([`SCRIPT`]), so that the server can
+/// forbid every script inside a page; `/assets/view.css` and `/assets/grade.js` are the server's own.
+/// Its `bench-view` meta element holds `api`, the path under which the server answers questions
+/// about this run.
+///
+/// # Errors
+/// As [`build`].
+pub fn served_page(
+    manifest: &Manifest,
+    records: &[Record],
+    api: &str,
+) -> Result<String, ReportError> {
+    let evaluation = evaluated(manifest, records)?;
+    let gates = gates::check(&evaluation);
+    page::served(&evaluation, &charts::all(&evaluation)?, &gates, api)
+}
+
+/// The style of [`served_page`].
+pub const STYLE: &str = page::STYLE;
+
+/// The script of [`served_page`].
+pub const SCRIPT: &str = page::SCRIPT;
+
+fn evaluated<'a>(
+    manifest: &'a Manifest,
+    records: &'a [Record],
+) -> Result<Evaluation<'a>, ReportError> {
+    if manifest.format > Manifest::FORMAT {
+        return Err(ReportError::NewerFormat {
+            what: "records",
+            found: manifest.format,
+            known: Manifest::FORMAT,
+        });
+    }
+    Evaluation::new(manifest, records)
 }
 
 fn json(value: &impl Serialize) -> Result<Vec<u8>, ReportError> {

@@ -1,10 +1,13 @@
 //! `report.md` and `report.html`: one description of the page, two skeletons in `templates/`.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bench_core::spec::{ArmPlan, PassageSource, Retrieval, Strategy};
 use bench_stats::{Comparison, Estimate};
 use minijinja::value::Value;
 use minijinja::{AutoEscape, Environment};
 use serde::Serialize;
+use sha2::{Digest as _, Sha256};
 
 use crate::charts::Chart;
 use crate::cost::break_even;
@@ -151,6 +154,20 @@ macro_rules! shown {
 mod judging;
 mod variance;
 
+/// The style of `report.html`.
+pub(crate) const STYLE: &str = include_str!("templates/report.css");
+/// The script of `report.html`.
+pub(crate) const SCRIPT: &str = include_str!("templates/report.js");
+
+/// Where the page finds its style and script.
+#[derive(Clone, Copy)]
+enum Place<'a> {
+    /// In itself: one file, no network.
+    File,
+    /// On the server that shows it, which answers questions about this run under the given path.
+    Server(&'a str),
+}
+
 /// Both files: Markdown and HTML.
 pub(crate) fn files(
     evaluation: &Evaluation<'_>,
@@ -158,6 +175,26 @@ pub(crate) fn files(
     gates: &[GateResult],
 ) -> Result<[(String, Vec<u8>); 2], ReportError> {
     let page = page(evaluation, charts, gates);
+    let environment = environment()?;
+    let md = environment.get_template("report.md")?.render(&page)?;
+    let html = html(&environment, evaluation, &page, Place::File)?;
+    // Once for all that the pages hold, so that no field can be forgotten.
+    let file = |name: &str, page: &str| (name.to_owned(), printable(page).into_bytes());
+    Ok([file("report.md", &md), file("report.html", &html)])
+}
+
+/// The HTML page as a server shows it.
+pub(crate) fn served(
+    evaluation: &Evaluation<'_>,
+    charts: &[Chart],
+    gates: &[GateResult],
+    api: &str,
+) -> Result<String, ReportError> {
+    let page = page(evaluation, charts, gates);
+    Ok(printable(&html(&environment()?, evaluation, &page, Place::Server(api))?))
+}
+
+fn environment() -> Result<Environment<'static>, ReportError> {
     let mut environment = Environment::new();
     environment.set_trim_blocks(true);
     environment.set_lstrip_blocks(true);
@@ -169,18 +206,33 @@ pub(crate) fn files(
     environment.add_filter("md_code", |text: String| markdown_code(&text));
     environment.add_template("report.md", include_str!("templates/report.md.j2"))?;
     environment.add_template("report.html", include_str!("templates/report.html.j2"))?;
-    let md = environment.get_template("report.md")?.render(&page)?;
-    // `<` could end the script element that holds the data.
-    let data = serde_json::to_string(&browser::data(evaluation))?.replace('<', "\\u003c");
+    Ok(environment)
+}
+
+fn html(
+    environment: &Environment<'_>,
+    evaluation: &Evaluation<'_>,
+    page: &Page,
+    place: Place<'_>,
+) -> Result<String, ReportError> {
+    let data = browser::embedded(evaluation)?;
+    // Only the script that this digest speaks of may run, whatever else gets into the page.
+    let digest = STANDARD.encode(Sha256::digest(SCRIPT.as_bytes()));
     let html = environment.get_template("report.html")?.render(minijinja::context! {
-        page => Value::from_serialize(&page),
-        style => Value::from_safe_string(include_str!("templates/report.css").to_owned()),
-        script => Value::from_safe_string(include_str!("templates/report.js").to_owned()),
-        data => Value::from_safe_string(data),
+        page => Value::from_serialize(page),
+        served => match place {
+            Place::File => None,
+            Place::Server(api) => Some(api),
+        },
+        style => Value::from_safe_string(STYLE.to_owned()),
+        script => Value::from_safe_string(SCRIPT.to_owned()),
+        script_digest => Value::from_safe_string(digest),
+        data => minijinja::context! {
+            media_type => data.media_type,
+            text => Value::from_safe_string(data.text),
+        },
     })?;
-    // Once for all that the pages hold, so that no field can be forgotten.
-    let file = |name: &str, page: &str| (name.to_owned(), printable(page).into_bytes());
-    Ok([file("report.md", &md), file("report.html", &html)])
+    Ok(html)
 }
 
 fn page(evaluation: &Evaluation<'_>, charts: &[Chart], gates: &[GateResult]) -> Page {

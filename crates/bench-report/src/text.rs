@@ -2,16 +2,8 @@
 
 use std::fmt::Write as _;
 
-/// Characters that could act instead of being read become U+FFFD: control characters (terminal
-/// escapes, NUL) other than line feed and tab, and the marks that change the direction of text.
-pub(crate) fn printable(text: &str) -> String {
-    text.chars().map(|c| if acts(c) { '\u{fffd}' } else { c }).collect()
-}
-
-fn acts(c: char) -> bool {
-    (c.is_control() && c != '\n' && c != '\t')
-        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
+use bench_core::text::acts;
+pub(crate) use bench_core::text::printable;
 
 /// Printable text on one line, runs of white space as one space.
 pub(crate) fn line(text: &str) -> String {

@@ -5,9 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bench_core::manifest::Manifest;
 use bench_core::record::{Answer, CallKind, CallRecord, Outcome, Record, TokenBudget, Verdict};
 use bench_report::{Report, ReportError, build, read_trials, trials_parquet};
+use serde_json::{Value, json};
 
 mod judging;
 mod synthetic;
@@ -247,15 +250,165 @@ fn what_models_write_is_text_everywhere() {
 }
 
 #[test]
-fn the_html_of_five_thousand_trials_stays_small() {
-    let (manifest, mut records) = run(&two_arms(), 1250);
+fn every_injection_is_text_in_markdown_and_html() {
+    let injections: Vec<String> =
+        serde_json::from_str(include_str!("../../../../tests/injections.json")).unwrap();
+    let (manifest, mut records) = run(&two_arms(), injections.len());
     for record in &mut records {
+        let at: usize = record.trial.sample.rsplit('-').next().unwrap().parse().unwrap();
+        let attack = &injections[at];
+        record.input.clone_from(attack);
+        record.references = vec![attack.clone()];
+        record.slices = BTreeMap::from([("kind".into(), attack.clone())]);
+        record.gold = vec![attack.clone()];
         if let Outcome::Answered(answer) = &mut record.outcome {
-            answer.text = format!("{} {}", answer.text, "and so on and on ".repeat(10));
+            answer.text.clone_from(attack);
         }
     }
+    let report = built(&manifest, &records);
+    let html = text(&report, "report.html");
+    let data = embedded(&html);
+    let kept = &data["sets"][0]["trials"];
+    for (sample, answer) in
+        kept["sample"].as_array().unwrap().iter().zip(kept["answer"].as_array().unwrap())
+    {
+        let attack = &injections[sample.as_u64().unwrap() as usize];
+        assert_eq!(answer.as_str().unwrap(), bench_core::text::printable(attack));
+    }
+    for attack in injections.iter().filter(|attack| attack.contains('<')) {
+        assert!(!html.contains(attack), "{attack}");
+    }
+    // Markdown: nothing but our own elements, links and code.
+    let mut page = text(&report, "report.md");
+    for own in ["details", "summary", "code"] {
+        page = page.replace(&format!("<{own}>"), "").replace(&format!("</{own}>"), "");
+    }
+    assert!(!page.contains('<'), "{page}");
+    for link in page.split("](").skip(1) {
+        let is_own = ["charts/", "tables", "report.html", "manifest.json"];
+        assert!(is_own.iter().any(|own| link.starts_with(own)), "{link:.80}");
+    }
+    for act in ["```", "://", "javascript:", "\n> [!WARNING]", "**bold**", " @someone", " :tada:"] {
+        assert!(!page.contains(act), "{act}");
+    }
+    assert!(page.chars().chain(html.chars()).all(|c| !bench_core::text::acts(c)));
+}
+
+/// What the page's script reads.
+#[track_caller]
+fn embedded(html: &str) -> Value {
+    let (_, rest) = html.split_once("<script type=\"").unwrap();
+    let (media_type, rest) = rest.split_once("\" id=\"data\">").unwrap();
+    let text = rest.split_once("</script>").unwrap().0;
+    if media_type == "application/json" {
+        return serde_json::from_str(text).unwrap();
+    }
+    assert_eq!(media_type, "application/x-deflate");
+    let packed = STANDARD.decode(text).unwrap();
+    serde_json::from_slice(&miniz_oxide::inflate::decompress_to_vec(&packed).unwrap()).unwrap()
+}
+
+/// Long answers and prompts that no dictionary makes small.
+fn wordy(records: &mut [Record]) {
+    let mut state = 1_u64;
+    let mut words = |n: usize| -> String {
+        let word = |_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            format!("{:x} ", (state >> 40) % 5000)
+        };
+        (0..n).map(word).collect()
+    };
+    for record in records {
+        if let Outcome::Answered(answer) = &mut record.outcome {
+            answer.text = format!("{} {}", answer.text, words(120));
+        }
+        record.prompt[1].content = words(400);
+    }
+}
+
+#[test]
+fn the_html_of_five_thousand_trials_stays_small_and_keeps_them_all() {
+    let (manifest, mut records) = run(&two_arms(), 1250);
+    wordy(&mut records);
     let html = text(&built(&manifest, &records), "report.html");
     assert!(records.len() == 5000 && html.len() < 2_000_000, "{} bytes", html.len());
+    let data = embedded(&html);
+    for set in data["sets"].as_array().unwrap() {
+        assert_eq!(set["left_out"], 0);
+        assert_eq!(set["samples"]["id"].as_array().unwrap().len(), 1250);
+        for column in ["answer", "error", "tokens_in", "passages", "prompt", "reason"] {
+            assert_eq!(set["trials"][column].as_array().unwrap().len(), 2500, "{column}");
+        }
+    }
+    let limit = data["limit"].as_u64().unwrap() as usize;
+    let answer = data["sets"][0]["trials"]["answer"][0].as_str().unwrap();
+    assert!(answer.chars().count() <= limit + 1 && answer.ends_with('…'), "{limit}: {answer}");
+}
+
+#[test]
+fn the_page_holds_what_a_small_run_answered_uncut() {
+    let (manifest, mut records) = run(&four_arms(), 4);
+    records[0].verdicts.insert("token_f1".into(), Verdict::unscored("no words"));
+    records[0].slices.insert("length".into(), "short".into());
+    if let Outcome::Answered(answer) = &mut records[0].outcome {
+        answer.text = "a long answer, ".repeat(500);
+    }
+    let report = built(&manifest, &records);
+    let data = embedded(&text(&report, "report.html"));
+    let facts = &data["sets"][0];
+    assert_eq!(facts["name"], "facts");
+    assert_eq!(facts["trials"]["answer"][0], "a long answer, ".repeat(500));
+    assert_eq!(facts["trials"]["unscored"][1]["0"], "no words");
+    assert_eq!(facts["trials"]["scores"][1][0], Value::Null);
+    assert_eq!(facts["samples"]["slices"][1], json!(["length", ["short"], [0, -1, -1, -1]]));
+    // The arms of both training seeds, told apart.
+    assert_eq!(data["arms"][3], json!(["lora (seed 1)", "lora", "1"]));
+    // A prompt is put together again from its lines.
+    let record = records.iter().find(|r| r.trial.arm == "rag").unwrap();
+    let turn = facts["trials"]["prompt"][1][1].as_u64().unwrap() as usize;
+    let lines = data["turns"][turn][1].as_array().unwrap().iter();
+    let lines: Vec<&str> =
+        lines.map(|l| data["lines"][l.as_u64().unwrap() as usize].as_str().unwrap()).collect();
+    assert_eq!(lines.join("\n"), record.prompt[1].content);
+}
+
+#[test]
+fn of_very_many_trials_samples_are_left_out_evenly_and_the_page_says_how_many() {
+    let (manifest, mut records) = run(&two_arms(), 6000);
+    for record in &mut records {
+        record.prompt.clear();
+        record.retrieved.clear();
+    }
+    let records: Vec<Record> =
+        records.into_iter().filter(|record| record.trial.set == "form").collect();
+    let records: Vec<Record> = (0..4_u32)
+        .flat_map(|repeat| {
+            records.iter().cloned().map(move |mut record| {
+                record.trial.repeat = repeat;
+                record
+            })
+        })
+        .collect();
+    let html = bench_report::served_page(&manifest, &records, "/api/runs/x").unwrap();
+    let set = &embedded(&html)["sets"][1];
+    let kept = set["samples"]["id"].as_array().unwrap();
+    assert_eq!(records.len(), 48_000);
+    assert_eq!(set["left_out"], 6000 - kept.len());
+    assert_eq!(set["trials"]["answer"].as_array().unwrap().len(), kept.len() * 8);
+    assert!((2490..=2500).contains(&kept.len()), "{}", kept.len());
+    let late = kept.iter().filter(|id| id.as_str().unwrap() >= "form-3000").count();
+    assert!((1200..=1300).contains(&late), "{late}");
+}
+
+#[test]
+fn the_page_of_a_server_has_no_script_and_no_style_in_it() {
+    let (manifest, records) = run(&two_arms(), 3);
+    let html = bench_report::served_page(&manifest, &records, "/api/runs/a%20b").unwrap();
+    assert!(html.contains("<meta name=\"bench-view\" content=\"&#x2f;api&#x2f;runs&#x2f;a%20b\">"));
+    assert!(!html.contains("<style>") && !html.contains("<script>"));
+    assert_eq!(html.matches("<script src=\"/assets/").count(), 2);
+    let file = text(&built(&manifest, &records), "report.html");
+    assert!(!file.contains("src=") && !file.contains("<link"));
 }
 
 #[test]
