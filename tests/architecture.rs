@@ -5,6 +5,7 @@ use std::process::Command;
 /// Every heavy library and the one crate whose manifest may name it.
 const OWNERS: &[(&str, &str)] = &[
     ("async-openai", "bench-openai"),
+    ("axum", "bench-view"),
     ("candle-nn", "bench-candle"),
     ("clap", "bench"),
     ("fastembed", "bench-fastembed"),

@@ -9,6 +9,7 @@ mod crash;
 mod endpoint;
 mod judge;
 mod quick;
+mod view;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

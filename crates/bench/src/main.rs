@@ -10,11 +10,14 @@ mod models;
 mod output;
 mod plan;
 mod progress;
+mod status;
+mod view;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use bench_core::spec;
+use bench_core::status::Ended;
 use bench_run::{Loaded, Options, Stop};
 use clap::{CommandFactory as _, Parser, Subcommand};
 use miette::{Context as _, IntoDiagnostic as _, miette};
@@ -82,6 +85,18 @@ enum Command {
     Judge {
         #[command(subcommand)]
         command: JudgeCommand,
+    },
+    /// Show reports and running experiments in a browser, compare two reports, grade answers.
+    View {
+        /// A folder of reports, or one report's folder.
+        #[arg(default_value = "reports")]
+        reports: PathBuf,
+        /// The folder of runs, for those that go on.
+        #[arg(long, default_value = "runs")]
+        runs: PathBuf,
+        /// Where to listen; port 0 takes any that is free.
+        #[arg(long, default_value = "127.0.0.1:8642")]
+        listen: std::net::SocketAddr,
     },
     /// The models and libraries in the cache.
     Models {
@@ -197,6 +212,7 @@ fn execute(command: Command) -> miette::Result<Exit> {
         Command::Judge { command: JudgeCommand::Label { report, samples, seed } } => {
             judge::label(&report, samples, seed)
         }
+        Command::View { reports, runs, listen } => view::serve(&reports, &runs, listen),
         Command::Models { command } => models(&command),
         Command::Schema => {
             let text = serde_json::to_string_pretty(&spec::schema()).into_diagnostic()?;
@@ -266,11 +282,13 @@ fn run(arguments: &RunArguments, score_only: bool) -> miette::Result<Exit> {
     }
     let stop = Stop::default();
     exit::on_interrupt(stop.clone(), &arguments.experiment);
-    let progress = progress::terminal();
+    let runs = PathBuf::from(&experiment.run.runs).join(&experiment.name);
+    let progress = status::Watched::new(progress::terminal(), &runs);
     let backends = Real::new(Cache::open());
-    let finished = match bench_run::run(&loaded, &backends, &options, progress.as_ref(), &stop) {
+    let finished = match bench_run::run(&loaded, &backends, &options, &progress, &stop) {
         Ok(finished) => finished,
         Err(error) => {
+            progress.end(Ended::Failed);
             anstream::eprintln!(
                 "{:?}",
                 miette!(
@@ -289,6 +307,7 @@ fn run(arguments: &RunArguments, score_only: bool) -> miette::Result<Exit> {
             });
         }
     };
+    progress.end(if finished.missing > 0 { Ended::Interrupted } else { Ended::Done });
     if finished.missing > 0 {
         anstream::eprintln!(
             "{} of {} trials have no answer yet; go on with: bench run {}",

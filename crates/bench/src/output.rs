@@ -40,8 +40,8 @@ pub(crate) fn write(
     Ok(report.failed_gates)
 }
 
-/// `bench report`: the same files from `manifest.json` and `tables/trials.parquet`.
-pub(crate) fn again(folder: &Path) -> miette::Result<Exit> {
+/// What a report was made from: its `manifest.json` and `tables/trials.parquet`.
+pub(crate) fn read(folder: &Path) -> miette::Result<(Manifest, Vec<Record>)> {
     let read = |name: &str| {
         fs_err::read(folder.join(name)).into_diagnostic().wrap_err_with(|| {
             format!(
@@ -64,6 +64,12 @@ pub(crate) fn again(folder: &Path) -> miette::Result<Exit> {
         .into_diagnostic()
         .wrap_err("manifest.json is not a manifest of this program")?;
     let records = bench_report::read_trials(&read("tables/trials.parquet")?).into_diagnostic()?;
+    Ok((manifest, records))
+}
+
+/// `bench report`: the same files from what the report was made from.
+pub(crate) fn again(folder: &Path) -> miette::Result<Exit> {
+    let (manifest, records) = read(folder)?;
     let gates = write(folder, &manifest, &records)?;
     anstream::println!("{} trials; report: {}", records.len(), folder.join("report.md").display());
     for gate in &gates {
