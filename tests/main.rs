@@ -5,6 +5,7 @@
 
 mod architecture;
 mod bad_input;
+mod browser;
 mod crash;
 mod endpoint;
 mod judge;
