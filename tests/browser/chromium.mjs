@@ -33,5 +33,6 @@ export const page = async (browser, options = {}) => {
 export const accessibility = async (page) => {
   await page.evaluate(await readFile(AXE, "utf8"));
   const { violations } = await page.evaluate(() => globalThis.axe.run());
-  return violations.flatMap(({ id, nodes }) => nodes.map((node) => `${id}: ${node.target} ${node.failureSummary}`));
+  // One line a rule is enough to find it.
+  return violations.flatMap(({ id, nodes }) => nodes.slice(0, 2).map((node) => `${id}: ${node.target} ${node.failureSummary}`));
 };

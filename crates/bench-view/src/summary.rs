@@ -23,10 +23,14 @@ pub(crate) fn decisions(report: &Path) -> Vec<Decided> {
         .unwrap_or_default();
     let text = |value: &Value| value.as_str().map(str::to_owned);
     let sets = file["sets"].as_array().into_iter().flatten();
-    sets.map(|set| Decided {
-        set: text(&set["set"]).unwrap_or_default(),
-        winner: text(&set["decision"]["winner"]),
-        reason: text(&set["decision"]["reason"]).unwrap_or_default(),
+    sets.map(|set| {
+        let reason = set["decision"]["reason"].as_str().unwrap_or_default();
+        Decided {
+            set: text(&set["set"]).unwrap_or_default(),
+            winner: text(&set["decision"]["winner"]),
+            // The reason opens with "use X: " or "undecided: ", which is the headline here.
+            reason: reason.split_once(": ").map_or(reason, |(_, rest)| rest).to_owned(),
+        }
     })
     .collect()
 }

@@ -62,7 +62,7 @@
 
   const about = ({ set, sample, arm, train_seed, repeat }) => ({ set, sample, arm, train_seed, repeat });
   const card = (trial) => make("div", { className: "grade" },
-    choice(`thumbs for ${trial.shown}`, { ...about(trial), kind: "thumbs" }, [[1, "👍", "good"], [0, "👎", "bad"]]),
+    choice(`thumbs for ${trial.shown}`, { ...about(trial), kind: "thumbs" }, [[1, "good", "good"], [0, "bad", "bad"]]),
     choice(`rating of ${trial.shown}`, { ...about(trial), kind: "rating" },
       [1, 2, 3, 4, 5].map((value) => [value, String(value), `${value} of 5`])));
 
