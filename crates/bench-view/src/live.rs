@@ -160,11 +160,10 @@ fn live(name: String, folder: &Path, tails: &Tails, report: Option<SystemTime>) 
 }
 
 fn state(status: &Status, is_alive: Option<bool>, silent: u64) -> State {
-    match (status.ended, is_alive) {
-        (Some(Ended::Done), _) => State::Done,
-        (Some(Ended::Interrupted | Ended::Failed), _) => State::Stopped,
-        (None, is_alive) if is_alive.unwrap_or(silent < SILENT) => State::Running,
-        (None, _) => State::Stopped,
+    match status.ended {
+        Some(Ended::Done) => State::Done,
+        None if is_alive.unwrap_or(silent < SILENT) => State::Running,
+        Some(Ended::Interrupted | Ended::Failed) | None => State::Stopped,
     }
 }
 

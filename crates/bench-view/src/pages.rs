@@ -128,9 +128,10 @@ mod tests {
     #[test]
     fn what_others_wrote_is_text_on_every_page() {
         let pages = Pages::new().unwrap();
-        check(&pages.failure(StatusCode::NOT_FOUND, ATTACK).unwrap());
-        let row =
-            Row { set: ATTACK.into(), metric: ATTACK.into(), arm: ATTACK.into(), a: None, b: None };
+        let attack = injections().concat();
+        check(&pages.failure(StatusCode::NOT_FOUND, &attack).unwrap());
+        let [set, metric, arm] = [attack.clone(), attack.clone(), attack.clone()];
+        let row = Row { set, metric, arm, a: None, b: None };
         let names = [attack.clone()];
         let said = Ok(attack.clone());
         check(&pages.compare([&attack, &attack], &names, Some(&said), &[row]).unwrap());
