@@ -228,7 +228,7 @@ fn html(
         script => Value::from_safe_string(SCRIPT.to_owned()),
         script_digest => Value::from_safe_string(digest),
         data => minijinja::context! {
-            media_type => data.media_type,
+            media_type => Value::from_safe_string(data.media_type.to_owned()),
             text => Value::from_safe_string(data.text),
         },
     })?;
