@@ -267,7 +267,7 @@
         isFailed ? [] : entry("tokens", `${grouped(trials.tokens_in[at])} in, ${grouped(trials.tokens_out[at])} out (${data.finishes[trials.finish[at]]})`),
         entry("time", milliseconds),
         entry("cost", trials.cost[at] === null ? "" : `${trials.cost[at]} USD`)),
-      passages.length ? fold(`${passages.length} passages${gold.size ? `, ${found} of ${gold.size} gold` : ""}`, make("ol", { className: "passages" }, passages)) : null,
+      passages.length ? fold(`${passages.length} passage${passages.length === 1 ? "" : "s"}${gold.size ? `, ${found} of ${gold.size} gold` : ""}`, make("ol", { className: "passages" }, passages)) : null,
       turns.length ? fold("Prompt", turns.flat()) : null);
   };
   const trialOf = (sample, at) => ({
