@@ -105,5 +105,5 @@ fn a_person_can_read_filter_compare_and_grade_in_a_browser() {
     let labels = bench_core::label::read(&labels).unwrap();
     assert_eq!(labels.len(), 6, "{labels:#?}");
     assert_eq!(bench_core::label::standing(&labels).len(), 3);
-    assert!(labels.iter().all(|label| label.grader == "Ann" && label.answer.len() == 12));
+    assert!(labels.iter().all(|label| label.grader == "Ann" && !label.answer.is_empty()));
 }

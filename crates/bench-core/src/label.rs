@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::digest;
 use crate::record::TrialId;
 
 /// One thing that one person said of one answer, or of two.
@@ -36,8 +35,7 @@ pub struct Label {
     /// Who said so.
     #[serde(default)]
     pub grader: String,
-    /// The first 12 characters of the answer's SHA-256, see [`answer_digest`]: a label of an answer
-    /// that has changed since can be told.
+    /// The answer itself: a label counts for an arm only while it still answers so.
     #[serde(default)]
     pub answer: String,
     /// When, as RFC 3339 in UTC.
@@ -121,6 +119,17 @@ impl Label {
         })
     }
 
+    /// The value as a grade of a judge whose scale is `grades`, worst to best: thumbs fit a scale
+    /// of two grades, a rating one of five.
+    pub fn grade_on(&self, grades: &[u32]) -> Option<u32> {
+        let (at, steps) = match self.kind {
+            Kind::Thumbs => (self.value?, 2),
+            Kind::Rating => (self.value? - 1.0, 5),
+            Kind::Pairwise => return None,
+        };
+        if grades.len() == steps { grades.get(at as usize).copied() } else { None }
+    }
+
     /// The trial it is about.
     pub fn trial(&self) -> TrialId {
         TrialId {
@@ -131,11 +140,6 @@ impl Label {
             train_seed: self.train_seed,
         }
     }
-}
-
-/// What a label keeps of the answer that it is about.
-pub fn answer_digest(answer: &str) -> String {
-    digest::short(&digest::of_bytes(answer.as_bytes())).to_owned()
 }
 
 /// Reads a `labels.jsonl`. Empty lines are passed over.
@@ -151,6 +155,40 @@ pub fn read(text: &str) -> Result<Vec<Label>, LabelError> {
         Ok(label)
     });
     read.collect()
+}
+
+/// The same file with the labels that count as grades of a judge whose scale is `grades`: each of
+/// them gets a `grade`, or a null one where it does not fit the scale, was taken back or has been
+/// replaced by a later line. Lines that have no `kind` stay as they are, and every line its number.
+///
+/// # Errors
+/// As [`read`].
+pub fn on_scale(text: &str, grades: &[u32]) -> Result<String, LabelError> {
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    let mut last = BTreeMap::new();
+    for (at, line) in lines.iter_mut().enumerate() {
+        let wrong = |why: String| LabelError::Line { line: at + 1, why };
+        let is_label = serde_json::from_str::<serde_json::Value>(line)
+            .is_ok_and(|value| value.get("kind").is_some());
+        if !is_label {
+            continue;
+        }
+        let label: Label = serde_json::from_str(line).map_err(|error| wrong(error.to_string()))?;
+        label.check().map_err(|error| wrong(error.to_string()))?;
+        let other = (label.against.clone(), label.against_seed);
+        last.insert((label.trial(), label.kind, other, label.grader.clone()), (at, label));
+        "{\"arm\":\"\",\"sample\":\"\",\"grade\":null}".clone_into(line);
+    }
+    for (at, label) in last.into_values() {
+        let grade = label.grade_on(grades);
+        lines[at] = serde_json::json!({
+            "set": label.set, "arm": label.arm, "sample": label.sample, "repeat": label.repeat,
+            "train_seed": label.train_seed, "grade": grade, "grader": label.grader,
+            "answer": label.answer,
+        })
+        .to_string();
+    }
+    Ok(lines.join("\n"))
 }
 
 /// The labels that count: of each person, answer and question the last one, unless it takes the
@@ -190,13 +228,30 @@ mod tests {
     }
 
     #[test]
+    fn a_judge_gets_grades_on_its_scale_with_the_line_numbers_kept() {
+        let own = r#"{"arm":"a","sample":"2","grade":3}"#;
+        let thumbs = LINE.replace("rating", "thumbs").replace(":4", ":1");
+        let text = [LINE, "", own, &LINE.replace(":4", ":5"), &thumbs].join("\n");
+        let grades = |scale: &[u32]| -> Vec<Option<u64>> {
+            let lines = on_scale(&text, scale).unwrap();
+            let grade = |line: &str| -> Option<u64> {
+                serde_json::from_str::<serde_json::Value>(line).ok()?["grade"].as_u64()
+            };
+            lines.split('\n').map(grade).collect()
+        };
+        assert_eq!(grades(&[1, 2, 3, 4, 5]), [None, None, Some(3), Some(5), None]);
+        assert_eq!(grades(&[0, 1]), [None, None, Some(3), None, Some(1)]);
+        assert_eq!(grades(&[0, 1, 2]), [None, None, Some(3), None, None]);
+    }
+
+    #[test]
     fn a_line_survives_being_written_and_read() {
         let label = Label {
             kind: Kind::Pairwise,
             against: Some("lora".into()),
             against_seed: u64::MAX,
             value: Some(0.5),
-            answer: answer_digest("nine"),
+            answer: "nine".into(),
             ..read(LINE).unwrap().remove(0)
         };
         let line = serde_json::to_string(&label).unwrap();

@@ -15,7 +15,7 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use bench_core::label::{Kind, Label, answer_digest, standing};
+use bench_core::label::{Kind, Label, standing};
 use bench_core::record::TrialId;
 use futures::stream::{self, Stream};
 use serde::Deserialize;
@@ -421,7 +421,7 @@ async fn add_label(
             let (arm, train_seed) = (arm.clone(), label.against_seed);
             answer(&TrialId { arm, train_seed, ..trial.clone() })?;
         }
-        let label = Label { answer: answer_digest(answer(&trial)?), ..label };
+        let label = Label { answer: answer(&trial)?.to_owned(), ..label };
         app.labels.append(&folder, &label).map_err(|error| broken(error.to_string()))?;
         Ok(Json(label))
     })
