@@ -43,20 +43,23 @@ fn quoted(text: &str) -> String {
 fn reports() -> Scratch {
     let scratch = Scratch::new();
     let injections: Vec<String> = serde_json::from_str(INJECTIONS).unwrap();
-    let (mut rows, mut passages) = (String::new(), String::new());
-    for (at, text) in injections.iter().map(|text| quoted(text)).enumerate() {
-        rows += &format!(
+    let rows = injections.iter().map(|text| quoted(text)).enumerate().map(|(at, text)| {
+        format!(
             "{{\"id\":\"i{at}\",\"input\":{text},\"reference\":{text},\"context_ids\":[\"d{at}\"],\"meta\":{{\"kind\":{text}}}}}\n"
-        );
-        passages += &format!("{{\"id\":\"d{at}\",\"title\":{text},\"text\":{text}}}\n");
-    }
+        )
+    });
+    scratch.write("injections.jsonl", &rows.collect::<String>());
+    let passages = injections
+        .iter()
+        .map(|text| quoted(text))
+        .enumerate()
+        .map(|(at, text)| format!("{{\"id\":\"d{at}\",\"title\":{text},\"text\":{text}}}\n"));
+    scratch.write("passages.jsonl", &passages.collect::<String>());
     // The first rule that fits answers, and some of these texts hold others.
     let mut longest_first = injections.clone();
     longest_first.sort_by_key(|text| std::cmp::Reverse(text.len()));
     let rule = |text: &String| format!("        - {{ when: {0}, say: {0} }}\n", quoted(text));
     let rules: String = longest_first.iter().map(rule).collect();
-    scratch.write("injections.jsonl", &rows);
-    scratch.write("passages.jsonl", &passages);
     scratch.write(
         "injections.yaml",
         &format!(
