@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::dataset::RowError;
 use crate::record::TrialId;
 
 /// One thing that one person said of one answer, or of two.
@@ -162,22 +163,26 @@ pub fn read(text: &str) -> Result<Vec<Label>, LabelError> {
 /// replaced by a later line. Lines that have no `kind` stay as they are, and every line its number.
 ///
 /// # Errors
-/// As [`read`].
-pub fn on_scale(text: &str, grades: &[u32]) -> Result<String, LabelError> {
+/// Every line that has a `kind` and is no label.
+pub fn on_scale(text: &str, grades: &[u32]) -> Result<String, Vec<RowError>> {
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
-    let mut last = BTreeMap::new();
+    let (mut last, mut errors) = (BTreeMap::new(), Vec::new());
     for (at, line) in lines.iter_mut().enumerate() {
-        let wrong = |why: String| LabelError::Line { line: at + 1, why };
         let is_label = serde_json::from_str::<serde_json::Value>(line)
             .is_ok_and(|value| value.get("kind").is_some());
         if !is_label {
             continue;
         }
-        let label: Label = serde_json::from_str(line).map_err(|error| wrong(error.to_string()))?;
-        label.check().map_err(|error| wrong(error.to_string()))?;
-        let other = (label.against.clone(), label.against_seed);
-        last.insert((label.trial(), label.kind, other, label.grader.clone()), (at, label));
-        "{\"arm\":\"\",\"sample\":\"\",\"grade\":null}".clone_into(line);
+        let label = serde_json::from_str::<Label>(line).map_err(|error| error.to_string());
+        match label.and_then(|label| label.check().map(|()| label).map_err(|e| e.to_string())) {
+            Ok(label) => {
+                let other = (label.against.clone(), label.against_seed);
+                let key = (label.trial(), label.kind, other, label.grader.clone());
+                last.insert(key, (at, label));
+                "{\"arm\":\"\",\"sample\":\"\",\"grade\":null}".clone_into(line);
+            }
+            Err(message) => errors.push(RowError { line: at + 1, message }),
+        }
     }
     for (at, label) in last.into_values() {
         let grade = label.grade_on(grades);
@@ -188,7 +193,7 @@ pub fn on_scale(text: &str, grades: &[u32]) -> Result<String, LabelError> {
         })
         .to_string();
     }
-    Ok(lines.join("\n"))
+    if errors.is_empty() { Ok(lines.join("\n")) } else { Err(errors) }
 }
 
 /// The labels that count: of each person, answer and question the last one, unless it takes the
@@ -242,6 +247,8 @@ mod tests {
         assert_eq!(grades(&[1, 2, 3, 4, 5]), [None, None, Some(3), Some(5), None]);
         assert_eq!(grades(&[0, 1]), [None, None, Some(3), None, Some(1)]);
         assert_eq!(grades(&[0, 1, 2]), [None, None, Some(3), None, None]);
+        let errors = on_scale(&LINE.replace(":4", ":9"), &[0, 1]).unwrap_err();
+        assert_eq!((errors.len(), errors[0].line), (1, 1));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use bench_core::backend::{Constraint, Request};
 use bench_core::dataset::{self, Document, Label, RowError, Sample, TrainRow};
 use bench_core::digest;
+use bench_core::label;
 use bench_core::spec::{
     self, ArmPlan, EvalSet, Experiment, JudgeMode, Problem, Prompt, Scorer, Source, SpecError,
 };
@@ -307,8 +308,11 @@ impl Reader<'_> {
             }
             None
         };
-        let mut labels =
-            self.rows(&["judge", "labels"], name, |text| dataset::labels(text, problem))?;
+        // What people said in `bench view` becomes grades on this judge's scale.
+        let read = |text: &str| {
+            label::on_scale(text, &judge.grades).and_then(|text| dataset::labels(&text, problem))
+        };
+        let mut labels = self.rows(&["judge", "labels"], name, read)?;
         for label in &mut labels {
             if let Some(set) = of(label) {
                 label.set.clone_from(&set.spec.name);
@@ -792,6 +796,11 @@ compare: { baseline: a }
             .write("l.jsonl", "{\"arm\":\"a\",\"sample\":\"a\",\"grade\":1,\"grader\":\"ann\"}\n");
         let labels = folder.load().unwrap().labels;
         assert_eq!((labels.len(), labels[0].set.as_str()), (1, "s"));
+        folder.write(
+            "l.jsonl",
+            "{\"set\":\"s\",\"arm\":\"a\",\"sample\":\"a\",\"kind\":\"thumbs\",\"value\":0,\"grader\":\"ann\"}\n",
+        );
+        assert_eq!(folder.load().unwrap().labels[0].grade, 0);
         for (row, expect) in [
             (
                 r#"{"arm":"a","sample":"a","grade":5}"#,
