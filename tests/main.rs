@@ -1,5 +1,5 @@
-//! What a user sees: the `bench` binary, run in a scratch directory with the scripted backend. No
-//! network, no model.
+//! What a user sees: the `bench` binary, run in a scratch directory with the scripted backend, and in
+//! `ladder` with a toy model. No network.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
 
@@ -9,6 +9,7 @@ mod browser;
 mod crash;
 mod endpoint;
 mod judge;
+mod ladder;
 mod quick;
 mod view;
 

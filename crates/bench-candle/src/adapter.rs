@@ -1,19 +1,20 @@
-//! Low-rank adapters (Hu et al. 2021): where their numbers lie, and PEFT's files.
+//! What is trained, and where its numbers lie: low-rank adapters (Hu et al. 2021) with PEFT's files,
+//! or tensors of the model itself.
 //!
-//! All numbers of an adapter lie in one vector, so that the optimiser knows nothing of modules. The
+//! All trained numbers lie in one vector, so that the optimiser knows nothing of modules. The
 //! projections of a layer that read the same input form a group, and the A matrices of a group lie
 //! one after the other: one product serves them all.
 
-use std::{ops::Range, path::Path};
+use std::{collections::BTreeMap, ops::Range, path::Path};
 
-use bench_core::spec::Finetune;
+use bench_core::spec::{Finetune, InitLoraWeights, Method};
 use fs_err as fs;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
 use crate::error::TrainError;
-use crate::model::{Config, Projection, Weight, Weights};
+use crate::model::{Config, Model, Projection, Slot, Weight, Weights};
 use crate::tensor_file;
 
 /// The file with the numbers.
@@ -54,33 +55,27 @@ pub(crate) struct GroupPlace {
     pub(crate) a: Range<usize>,
     /// Each member with its B: (output, rank).
     pub(crate) members: Vec<(Projection, Range<usize>)>,
+    /// The magnitude of each member's outputs under `DoRA` (Liu et al. 2024); none without it.
+    pub(crate) magnitudes: Vec<Range<usize>>,
 }
 
-/// Rank, scale and places of an adapter's numbers.
+/// Rank, scale and places of the trained numbers.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
     pub(crate) rank: usize,
     pub(crate) alpha: f64,
     pub(crate) targets: Vec<Projection>,
+    pub(crate) dora: bool,
     layers: Vec<[GroupPlace; 4]>,
+    /// Tensors of the model that are trained themselves: the places of their current numbers, which
+    /// stand in for the model's own.
+    pub(crate) whole: BTreeMap<Slot, Range<usize>>,
     pub(crate) len: usize,
 }
 
 impl Layout {
-    fn new(
-        config: &Config,
-        rank: u32,
-        alpha: f64,
-        targets: Vec<Projection>,
-    ) -> Result<Self, TrainError> {
-        let size = rank as usize;
-        for target in &targets {
-            let (output, input) = target.shape(config);
-            let most = output.min(input);
-            if !(1..=most).contains(&size) {
-                return Err(TrainError::Rank { rank, module: target.name(), most });
-            }
-        }
+    fn new(config: &Config, rank: usize, alpha: f64, targets: Vec<Projection>, dora: bool) -> Self {
+        let size = rank;
         let mut len = 0;
         let mut next = |n: usize| {
             len += n;
@@ -93,18 +88,99 @@ impl Layout {
                 let Some(first) = members.first() else { return GroupPlace::default() };
                 let a = next(members.len() * size * first.shape(config).1);
                 let places = members.iter().map(|p| (*p, next(p.shape(config).0 * size)));
-                let members = places.collect();
-                GroupPlace { a, members }
+                let places = places.collect();
+                let magnitudes = members.iter().filter(|_| dora).map(|p| next(p.shape(config).0));
+                let magnitudes = magnitudes.collect();
+                GroupPlace { a, members: places, magnitudes }
             })
         });
         let layers = layers.collect();
-        Ok(Self { rank: size, alpha, targets, layers, len })
+        Self { rank: size, alpha, targets, dora, layers, whole: BTreeMap::new(), len }
     }
 
-    /// The adapter that `settings` ask for.
-    pub(crate) fn of_settings(config: &Config, settings: &Finetune) -> Result<Self, TrainError> {
+    /// What `settings` ask for.
+    pub(crate) fn of_settings(model: &Model, settings: &Finetune) -> Result<Self, TrainError> {
+        match settings.method {
+            Method::Lora | Method::Qlora => Self::low_rank(&model.config, settings),
+            Method::Full | Method::LastLayers | Method::Head | Method::Bitfit => {
+                Self::of_tensors(model, settings)
+            }
+        }
+    }
+
+    fn low_rank(config: &Config, settings: &Finetune) -> Result<Self, TrainError> {
         let targets = targets(&settings.target_modules)?;
-        Self::new(config, settings.lora_r, settings.lora_alpha, targets)
+        let rank = settings.lora_r;
+        for target in &targets {
+            let (output, input) = target.shape(config);
+            let most = output.min(input);
+            if !(1..=most).contains(&(rank as usize)) {
+                return Err(TrainError::Rank { rank, module: target.name(), most });
+            }
+        }
+        // Kalajdzievski 2023: the scale alpha / sqrt(r) keeps the update's size as the rank grows.
+        let stabilised = if settings.use_rslora { f64::from(rank).sqrt() } else { 1.0 };
+        let alpha = settings.lora_alpha * stabilised;
+        Ok(Self::new(config, rank as usize, alpha, targets, settings.use_dora))
+    }
+
+    fn of_tensors(model: &Model, settings: &Finetune) -> Result<Self, TrainError> {
+        let layers = model.config.layers;
+        let k = settings.last_layers as usize;
+        if settings.method == Method::LastLayers && !(1..=layers).contains(&k) {
+            return Err(TrainError::Layers { asked: k, layers });
+        }
+        let slots = model.slots()?;
+        let tied = !slots.contains_key(&Slot::Head);
+        let mut chosen: Vec<(Slot, usize)> = slots
+            .into_iter()
+            .filter(|(slot, _)| match settings.method {
+                Method::Lora | Method::Qlora => false,
+                Method::Full => true,
+                Method::LastLayers => {
+                    *slot == Slot::Norm || slot.layer().is_some_and(|layer| layer >= layers - k)
+                }
+                Method::Head => *slot == Slot::Head,
+                Method::Bitfit => matches!(slot, Slot::Bias(..)),
+            })
+            .collect();
+        if settings.method == Method::Head && tied {
+            // The head is the embedding's transpose: it gets numbers of its own.
+            chosen.push((Slot::Head, model.embedding.len()));
+        }
+        if chosen.is_empty() {
+            return Err(TrainError::NoBiases { model_type: model.config.model_type.clone() });
+        }
+        let mut layout = Self::new(&model.config, 1, 1.0, Vec::new(), false);
+        for (slot, size) in chosen {
+            layout.whole.insert(slot, layout.len..layout.len + size);
+            layout.len += size;
+        }
+        Ok(layout)
+    }
+
+    /// The lowest layer with something to learn; the number of layers where none has.
+    pub(crate) fn lowest(&self) -> usize {
+        let adapted = self
+            .layers
+            .iter()
+            .position(|groups| groups.iter().any(|place| !place.members.is_empty()));
+        if self.whole.contains_key(&Slot::Embedding) {
+            return 0;
+        }
+        let whole = self.whole.keys().filter_map(|slot| slot.layer()).min();
+        adapted.into_iter().chain(whole).min().unwrap_or(self.layers.len())
+    }
+
+    /// Whether PEFT has files for what is trained, and so a server of adapters can serve it.
+    pub(crate) fn is_plain_adapter(&self) -> bool {
+        self.whole.is_empty() && !self.dora
+    }
+
+    /// Places that learn at another rate than the rest: B under LoRA+ (Hayou et al. 2024).
+    pub(crate) fn b_places(&self) -> Vec<Range<usize>> {
+        let places = self.layers.iter().flatten().flat_map(|place| &place.members);
+        places.map(|(_, b)| b.clone()).collect()
     }
 
     pub(crate) fn group(&self, layer: usize, group: Group) -> &GroupPlace {
@@ -117,7 +193,7 @@ impl Layout {
     }
 
     /// Every tensor with PEFT's name, its place and its shape.
-    fn tensors(&self, config: &Config) -> Vec<(String, Range<usize>, [usize; 2])> {
+    fn tensors(&self, config: &Config) -> Vec<(String, Range<usize>, Vec<usize>)> {
         let mut tensors = Vec::new();
         for (layer, groups) in self.layers.iter().enumerate() {
             for place in groups {
@@ -126,28 +202,85 @@ impl Layout {
                     let path = format!("base_model.model.{}", projection.path(layer));
                     let from = place.a.start + index * self.rank * input;
                     let a = from..from + self.rank * input;
-                    tensors.push((format!("{path}.lora_A.weight"), a, [self.rank, input]));
-                    tensors.push((format!("{path}.lora_B.weight"), b.clone(), [output, self.rank]));
+                    let b = b.clone();
+                    tensors.push((format!("{path}.lora_A.weight"), a, vec![self.rank, input]));
+                    tensors.push((format!("{path}.lora_B.weight"), b, vec![output, self.rank]));
+                    if let Some(place) = place.magnitudes.get(index) {
+                        let name = format!("{path}.lora_magnitude_vector");
+                        tensors.push((name, place.clone(), vec![output]));
+                    }
                 }
             }
         }
         tensors
     }
 
-    /// A fresh adapter as PEFT makes it: A uniform within ±1/√input, B zero.
-    pub(crate) fn initial(&self, config: &Config, seed: u64) -> Vec<f32> {
+    /// The numbers that training starts from: an adapter as PEFT makes it (A uniform within
+    /// ±1/√input or normal with deviation 1/r, B zero, magnitudes the norms of the model's rows), or
+    /// the model's own tensors.
+    pub(crate) fn initial(&self, model: &Model, init: InitLoraWeights, seed: u64) -> Vec<f32> {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let mut parameters = vec![0.0; self.len];
-        for (place, [_, input]) in self
-            .tensors(config)
-            .into_iter()
-            .filter(|(name, ..)| name.contains("lora_A"))
-            .map(|t| (t.1, t.2))
+        let tensors = self.tensors(&model.config);
+        for (place, shape) in
+            tensors.into_iter().filter(|(name, ..)| name.contains("lora_A")).map(|t| (t.1, t.2))
         {
-            let bound = 1.0 / (input as f32).sqrt();
-            parameters[place].fill_with(|| random.random_range(-bound..bound));
+            let bound = 1.0 / (shape[1] as f32).sqrt();
+            let deviation = 1.0 / self.rank as f32;
+            match init {
+                InitLoraWeights::Default | InitLoraWeights::Pissa => {
+                    parameters[place].fill_with(|| random.random_range(-bound..bound));
+                }
+                InitLoraWeights::Gaussian => {
+                    parameters[place].fill_with(|| deviation * normal(&mut random));
+                }
+            }
+        }
+        for (layer, groups) in self.layers.iter().enumerate() {
+            for place in groups {
+                for ((projection, _), magnitude) in place.members.iter().zip(&place.magnitudes) {
+                    let input = projection.shape(&model.config).1;
+                    let weight = &model.layers[layer].linear(*projection).weight;
+                    let rows = weight.chunks_exact(input);
+                    let values = &mut parameters[magnitude.clone()];
+                    values.iter_mut().zip(rows).for_each(|(value, row)| *value = length(row));
+                }
+            }
+        }
+        for (slot, place) in &self.whole {
+            parameters[place.clone()].copy_from_slice(model.tensor(*slot));
         }
         parameters
+    }
+
+    /// The same change of the base without `initial`, which was taken out of it (`PiSSA`): an
+    /// adapter of twice the rank, `[B, -B₀] · [A; A₀]`.
+    pub(crate) fn less(
+        &self,
+        config: &Config,
+        parameters: &[f32],
+        initial: &[f32],
+    ) -> (Self, Vec<f32>) {
+        let (rank, twice) = (self.rank, 2 * self.rank);
+        let wide = Self::new(config, twice, 2.0 * self.alpha, self.targets.clone(), false);
+        let mut numbers = vec![0.0; wide.len];
+        for (from, to) in self.layers.iter().flatten().zip(wide.layers.iter().flatten()) {
+            let Some((first, _)) = from.members.first() else { continue };
+            let input = first.shape(config).1;
+            for (i, ((_, b), (_, wide_b))) in from.members.iter().zip(&to.members).enumerate() {
+                let a = from.a.start + i * rank * input..from.a.start + (i + 1) * rank * input;
+                let both = &mut numbers[to.a.start + i * twice * input..][..twice * input];
+                both[..rank * input].copy_from_slice(&parameters[a.clone()]);
+                both[rank * input..].copy_from_slice(&initial[a]);
+                let rows = numbers[wide_b.clone()].chunks_exact_mut(twice);
+                let (b, b_0) = (&parameters[b.clone()], &initial[b.clone()]);
+                for ((row, b), b_0) in rows.zip(b.chunks_exact(rank)).zip(b_0.chunks_exact(rank)) {
+                    row[..rank].copy_from_slice(b);
+                    row[rank..].iter_mut().zip(b_0).for_each(|(value, b_0)| *value = -b_0);
+                }
+            }
+        }
+        (wide, numbers)
     }
 
     /// Writes the adapter's files into `folder`.
@@ -160,9 +293,8 @@ impl Layout {
         folder: &Path,
     ) -> Result<(), TrainError> {
         let tensors = self.tensors(config).into_iter();
-        let tensors: Vec<_> = tensors
-            .map(|(name, place, shape)| (name, shape.to_vec(), &parameters[place]))
-            .collect();
+        let tensors: Vec<_> =
+            tensors.map(|(name, place, shape)| (name, shape, &parameters[place])).collect();
         tensor_file::write(&folder.join(WEIGHTS), &json!({"format": "pt"}), &tensors)?;
         let text = serde_json::to_string_pretty(&self.config(base, dropout));
         let text = text.map_err(std::io::Error::from)?;
@@ -197,7 +329,7 @@ impl Layout {
             "revision": null,
             "target_modules": targets,
             "task_type": "CAUSAL_LM",
-            "use_dora": false,
+            "use_dora": self.dora,
             "use_rslora": false,
         })
     }
@@ -208,7 +340,6 @@ impl Layout {
         let json: Value = serde_json::from_slice(&fs::read(folder.join(CONFIG))?)
             .map_err(|error| refuse(format!("`{CONFIG}` is not JSON ({error})")))?;
         for (key, plain) in [
-            ("use_dora", json!(false)),
             ("fan_in_fan_out", json!(false)),
             ("bias", json!("none")),
             ("rank_pattern", json!({})),
@@ -221,7 +352,8 @@ impl Layout {
                 return Err(refuse(format!("`{key}: {value}` is not supported")));
             }
         }
-        let rank = json["r"].as_u64().ok_or_else(|| refuse("it has no `r`".into()))?;
+        let rank = json["r"].as_u64().filter(|rank| *rank > 0);
+        let rank = rank.ok_or_else(|| refuse("it has no `r` above 0".into()))?;
         let mut alpha = json["lora_alpha"].as_f64().unwrap_or(rank as f64);
         if json["use_rslora"] == true {
             alpha *= (rank as f64).sqrt();
@@ -233,7 +365,13 @@ impl Layout {
             }
             _ => return Err(refuse("it has no `target_modules`".into())),
         };
-        let layout = Self::new(config, rank as u32, alpha, targets(&names)?)?;
+        if let Some(init) = json["init_lora_weights"].as_str()
+            && !["gaussian", "eva", "orthogonal"].contains(&init)
+        {
+            return Err(refuse(format!("`init_lora_weights: {init}` changes the base")));
+        }
+        let dora = json["use_dora"] == true;
+        let layout = Self::new(config, rank as usize, alpha, targets(&names)?, dora);
         let mut weights = Weights::open_file(&folder.join(WEIGHTS))?;
         let mut parameters = vec![0.0; layout.len];
         for (name, place, shape) in layout.tensors(config) {
@@ -261,4 +399,15 @@ fn targets(names: &[String]) -> Result<Vec<Projection>, TrainError> {
         return Err(TrainError::UnknownModule { name: name.clone(), known });
     }
     Ok(Projection::ALL.into_iter().filter(|p| names.iter().any(|name| name == p.name())).collect())
+}
+
+/// The Euclidean length of a row.
+pub(crate) fn length(row: &[f32]) -> f32 {
+    row.iter().map(|value| f64::from(*value) * f64::from(*value)).sum::<f64>().sqrt() as f32
+}
+
+/// A number of the standard normal distribution (Box and Muller 1958).
+pub(crate) fn normal(random: &mut ChaCha8Rng) -> f32 {
+    let (u, v): (f32, f32) = (random.random_range(f32::MIN_POSITIVE..1.0), random.random());
+    (-2.0 * u.ln()).sqrt() * (std::f32::consts::TAU * v).cos()
 }

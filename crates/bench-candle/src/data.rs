@@ -4,14 +4,20 @@ use std::ops::Range;
 use std::path::Path;
 
 use bench_core::backend::{ProbeRow, TrainExample};
-use bench_core::chat::ChatTemplate;
-use bench_core::spec::Finetune;
+use bench_core::chat::{ChatTemplate, Message};
+use bench_core::spec::{Finetune, Objective};
 use fs_err as fs;
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use tokenizers::Tokenizer;
 
 use crate::error::TrainError;
+
+/// One training row in this many may be left out because it is too long.
+const MOST_TOO_LONG: usize = 20;
+
+/// What errors call the rows that are learnt.
+pub(crate) const TRAINING_ROW: &str = "training row";
 
 /// One example as token ids; tokens from `prompt` on carry loss.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,15 +87,22 @@ impl Encoder {
         Ok(Row { tokens, prompt })
     }
 
-    fn row(&self, example: &TrainExample) -> Result<Row, TrainError> {
+    /// The rows of an example: one, or the chosen and the rejected one of a preference.
+    fn example(&self, example: &TrainExample) -> Result<Vec<Row>, TrainError> {
+        let row = |messages: &[Message], completion: &str| {
+            let (messages, completion) = (messages.to_vec(), completion.to_owned());
+            self.probe_row(&ProbeRow { messages, completion })
+        };
         match example {
             TrainExample::Completion { messages, completion } => {
-                let (messages, completion) = (messages.clone(), completion.clone());
-                self.probe_row(&ProbeRow { messages, completion })
+                Ok(vec![row(messages, completion)?])
             }
             TrainExample::Text(text) => {
                 let text = format!("{}{text}{}", self.bos_token, self.eos_token);
-                Ok(Row { tokens: self.ids(&text)?, prompt: 0 })
+                Ok(vec![Row { tokens: self.ids(&text)?, prompt: 0 }])
+            }
+            TrainExample::Preference { messages, chosen, rejected } => {
+                Ok(vec![row(messages, chosen)?, row(messages, rejected)?])
             }
         }
     }
@@ -103,30 +116,49 @@ impl Encoder {
     ) -> Result<Rows, TrainError> {
         let most = settings.sequence_len as usize;
         let mut rows = Rows::default();
-        let mut shortest = usize::MAX;
+        let (mut shortest, mut longest) = (usize::MAX, 0);
         for (index, example) in examples.iter().enumerate() {
-            let text = match example {
-                TrainExample::Completion { completion, .. } => completion,
-                TrainExample::Text(text) => text,
+            let texts = match example {
+                TrainExample::Completion { completion: text, .. } | TrainExample::Text(text) => {
+                    vec![text]
+                }
+                TrainExample::Preference { chosen, rejected, .. } => vec![chosen, rejected],
             };
-            if text.trim().is_empty() {
+            if texts.iter().any(|text| text.trim().is_empty()) {
                 return Err(TrainError::EmptyCompletion { what, row: index + 1 });
             }
-            let mut row = self.row(example)?;
-            shortest = shortest.min(row.tokens.len());
-            if row.tokens.len() > most && settings.truncate {
-                row.tokens.truncate(most);
+            let preference = matches!(example, TrainExample::Preference { .. });
+            let wants = settings.objective != Objective::Sft && what == TRAINING_ROW;
+            if preference != wants {
+                let objective = settings.objective.name();
+                let other = if wants { "sft" } else { "dpo" };
+                return Err(TrainError::Objective { objective, row: index + 1, other });
             }
-            // A row cut within its prompt has nothing left to learn.
-            if row.tokens.len() > most || row.tokens.len() <= row.prompt.max(1) {
-                rows.too_long += 1;
+            let mut found = self.example(example)?;
+            let mut fits = true;
+            for row in &mut found {
+                shortest = shortest.min(row.tokens.len());
+                longest = longest.max(row.tokens.len());
+                if row.tokens.len() > most && settings.truncate {
+                    row.tokens.truncate(most);
+                }
+                // A row cut within its prompt has nothing left to learn.
+                fits &= row.tokens.len() <= most && row.tokens.len() > row.prompt.max(1);
+            }
+            if fits {
+                rows.rows.append(&mut found);
             } else {
-                rows.rows.push(row);
+                rows.too_long += 1;
             }
         }
         if rows.rows.is_empty() && !examples.is_empty() {
             let sequence_len = settings.sequence_len;
             return Err(TrainError::AllTooLong { rows: examples.len(), sequence_len, shortest });
+        }
+        let (too_long, of) = (rows.too_long, examples.len());
+        if what == TRAINING_ROW && too_long > of / MOST_TOO_LONG && !settings.truncate {
+            let sequence_len = settings.sequence_len;
+            return Err(TrainError::TooLong { too_long, rows: of, sequence_len, longest });
         }
         Ok(rows)
     }

@@ -41,6 +41,26 @@ pub enum TrainError {
     NoModules,
     #[error("`lora_r` is {rank}, and `{module}` allows 1 to {most}: choose a rank in that range")]
     Rank { rank: u32, module: &'static str, most: usize },
+    #[error("`last_layers` is {asked}, and the model has 1 to {layers} layers to train")]
+    Layers { asked: usize, layers: usize },
+    #[error(
+        "models of type `{model_type}` have no biases, so `method: bitfit` has nothing to train: choose `lora`"
+    )]
+    NoBiases { model_type: String },
+    #[error(
+        "`{module}` has {columns} columns, which do not make whole blocks of 32: choose `method: lora`"
+    )]
+    Blocks { module: &'static str, columns: usize },
+    #[error("`{key}` does not go with `{other}`: {remedy}")]
+    Together { key: &'static str, other: String, remedy: &'static str },
+    #[error(
+        "training row {row} does not suit `objective: {objective}`; preferences need `chosen` and `rejected`, and plain learning a `reference`: mend the row, or choose `objective: {other}`"
+    )]
+    Objective { objective: &'static str, row: usize, other: &'static str },
+    #[error(
+        "training would take about {needed} MiB of memory, and {available} MiB are free: {remedy}"
+    )]
+    Memory { needed: u64, available: u64, remedy: String },
     #[error("`{key}` is {value}, and must be {expected}")]
     Setting { key: &'static str, value: String, expected: &'static str },
     #[error("there are no training rows: give at least one example")]
@@ -49,6 +69,10 @@ pub enum TrainError {
         "none of the {rows} training rows fits into `sequence_len: {sequence_len}` (the shortest has {shortest} tokens): raise it, or set `truncate: true`"
     )]
     AllTooLong { rows: usize, sequence_len: u32, shortest: usize },
+    #[error(
+        "{too_long} of {rows} training rows do not fit into `sequence_len: {sequence_len}` (the longest has {longest} tokens), more than the twentieth that may be left out: raise it, or set `truncate: true`"
+    )]
+    TooLong { too_long: usize, rows: usize, sequence_len: u32, longest: usize },
     #[error("{what} {row} has an empty completion: there is nothing to learn from it; remove it")]
     EmptyCompletion { what: &'static str, row: usize },
     #[error("the chat template cannot be used: {0}")]
@@ -58,9 +82,9 @@ pub enum TrainError {
     )]
     Token { token: u32, vocabulary: usize },
     #[error(
-        "the loss or a gradient was not a number in {times} steps in a row (last at step {step}): lower `learning_rate` ({learning_rate})"
+        "the loss or a gradient was not a number at step {step}, the {times}th time, although the learning rate was halved each time: lower `learning_rate` ({learning_rate}){kept}"
     )]
-    NotFinite { step: u64, times: u32, learning_rate: f64 },
+    NotFinite { step: u64, times: u32, learning_rate: f64, kept: String },
     #[error(
         "`{folder}` holds an adapter of another base model ({found}, not {expected}): choose another folder, or remove this one"
     )]

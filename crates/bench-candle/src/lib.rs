@@ -9,6 +9,7 @@
 pub mod import;
 
 mod adapter;
+mod blocks;
 mod checkpoint;
 mod data;
 mod error;
@@ -17,6 +18,8 @@ mod merge;
 mod model;
 mod ops;
 mod optimizer;
+mod pissa;
+mod preference;
 mod step;
 mod tensor_file;
 mod trainer;

@@ -6,7 +6,7 @@ use std::path::Path;
 use fs_err as fs;
 use serde_json::{Value, json};
 
-use crate::adapter::{Group, Layout};
+use crate::adapter::{Group, Layout, length};
 use crate::error::TrainError;
 use crate::matrix::{Into, Lhs, Rhs, Term, product};
 use crate::model::Model;
@@ -31,24 +31,7 @@ pub fn merge(base: &Path, adapter: &Path, output: &Path) -> Result<(), TrainErro
     }
     let mut model = Model::open(base)?;
     let (layout, parameters) = Layout::read(&model.config, adapter)?;
-    for layer in 0..model.config.layers {
-        for group in Group::ALL {
-            let place = layout.group(layer, group);
-            for (index, (projection, b)) in place.members.iter().enumerate() {
-                let (rows, columns) = projection.shape(&model.config);
-                let a = &parameters[place.a.clone()][index * layout.rank * columns..];
-                let merged = fold(
-                    &model.layers[layer].linear(*projection).weight,
-                    &parameters[b.clone()],
-                    a,
-                    [rows, layout.rank, columns],
-                    layout.scale(),
-                );
-                model.replace(layer, *projection, merged);
-            }
-        }
-    }
-
+    fold_in(&mut model, &layout, &parameters);
     let mut name = OsString::from(".");
     name.push(output.file_name().unwrap_or_default());
     name.push(".partial");
@@ -56,21 +39,67 @@ pub fn merge(base: &Path, adapter: &Path, output: &Path) -> Result<(), TrainErro
     if partial.exists() {
         fs::remove_dir_all(&partial)?;
     }
-    fs::create_dir_all(&partial)?;
-    fs::write(partial.join("config.json"), config(base)?)?;
-    for name in OTHERS {
-        if base.join(name).exists() {
-            fs::copy(base.join(name), partial.join(name))?;
-        }
-    }
-    let tensors: Vec<_> =
-        model.tensors().into_iter().map(|(name, shape, weight)| (name, shape, &**weight)).collect();
-    tensor_file::write(&partial.join("model.safetensors"), &json!({"format": "pt"}), &tensors)?;
+    write_folder(&model, base, &partial)?;
     fs::rename(partial, output)?;
     Ok(())
 }
 
-fn fold(weight: &[f32], b: &[f32], a: &[f32], sizes: [usize; 3], scale: f32) -> Vec<f32> {
+/// Makes what was trained a part of the model.
+pub(crate) fn fold_in(model: &mut Model, layout: &Layout, parameters: &[f32]) {
+    for layer in 0..model.config.layers {
+        for group in Group::ALL {
+            let place = layout.group(layer, group);
+            for (index, (projection, b)) in place.members.iter().enumerate() {
+                let (rows, columns) = projection.shape(&model.config);
+                let a = &parameters[place.a.clone()][index * layout.rank * columns..];
+                let mut merged = fold(
+                    &model.layers[layer].linear(*projection).weight,
+                    &parameters[b.clone()],
+                    a,
+                    [rows, layout.rank, columns],
+                    layout.scale(),
+                );
+                if let Some(magnitudes) = place.magnitudes.get(index) {
+                    let magnitudes = &parameters[magnitudes.clone()];
+                    for (row, magnitude) in merged.chunks_exact_mut(columns).zip(magnitudes) {
+                        let factor = magnitude / length(row);
+                        for value in row.iter_mut() {
+                            *value *= factor;
+                        }
+                    }
+                }
+                model.replace(layer, *projection, merged);
+            }
+        }
+    }
+    for (slot, place) in &layout.whole {
+        model.put(*slot, &parameters[place.clone()]);
+    }
+}
+
+/// Writes a model as a Hugging Face folder with weights in f32; all else is that of `base`.
+pub(crate) fn write_folder(model: &Model, base: &Path, folder: &Path) -> Result<(), TrainError> {
+    fs::create_dir_all(folder)?;
+    fs::write(folder.join("config.json"), config(base, model.is_tied())?)?;
+    for name in OTHERS {
+        if base.join(name).exists() {
+            fs::copy(base.join(name), folder.join(name))?;
+        }
+    }
+    let tensors: Vec<_> =
+        model.tensors().into_iter().map(|(name, shape, weight)| (name, shape, &**weight)).collect();
+    tensor_file::write(&folder.join("model.safetensors"), &json!({"format": "pt"}), &tensors)?;
+    Ok(())
+}
+
+/// `weight + scale * b · a`, for sizes (output, rank, input).
+pub(crate) fn fold(
+    weight: &[f32],
+    b: &[f32],
+    a: &[f32],
+    sizes: [usize; 3],
+    scale: f32,
+) -> Vec<f32> {
     let [rows, rank, columns] = sizes;
     let scaled: Vec<f32> = b.iter().map(|b| b * scale).collect();
     let mut lhs = Lhs::default();
@@ -82,11 +111,12 @@ fn fold(weight: &[f32], b: &[f32], a: &[f32], sizes: [usize; 3], scale: f32) -> 
 }
 
 /// The base's configuration with what older readers look for: the numeric type, and the rotary base
-/// outside of `rope_parameters`.
-fn config(base: &Path) -> Result<Vec<u8>, TrainError> {
+/// outside of `rope_parameters`. Embedding and output matrix are tied or not, as the model has them.
+fn config(base: &Path, tied: bool) -> Result<Vec<u8>, TrainError> {
     let path = base.join("config.json");
     let mut config: Value = serde_json::from_slice(&fs::read(&path)?)
         .map_err(|error| TrainError::Unreadable { path, what: error.to_string() })?;
+    config["tie_word_embeddings"] = json!(tied);
     config["torch_dtype"] = json!("float32");
     if config.get("dtype").is_some() {
         config["dtype"] = json!("float32");

@@ -1,6 +1,7 @@
 //! The frozen decoder: Llama, Mistral, Qwen2 and Qwen3, told apart by configuration and tensors.
 
 mod config;
+mod slot;
 mod weights;
 
 use std::path::Path;
@@ -8,8 +9,10 @@ use std::path::Path;
 use fs_err as fs;
 
 pub(crate) use config::Config;
+pub(crate) use slot::Slot;
 pub(crate) use weights::{Weight, Weights};
 
+use crate::blocks::{Blocks, Kind};
 use crate::error::TrainError;
 
 /// The linear layers of a decoder layer, in the order in which a token passes them.
@@ -61,8 +64,25 @@ impl Projection {
 
 /// A linear layer: `weight` is (output, input), row by row.
 pub(crate) struct Linear {
+    /// Empty where `blocks` hold it.
     pub(crate) weight: Weight,
     pub(crate) bias: Option<Weight>,
+    /// The weight in blocks of few bits, for training over a quantised base.
+    pub(crate) blocks: Option<Blocks>,
+}
+
+impl Linear {
+    /// The weight as numbers, in `buffer` where it has to be unpacked.
+    pub(crate) fn unpacked<'a>(&'a self, buffer: &'a mut [f32]) -> &'a [f32] {
+        match &self.blocks {
+            None => &self.weight,
+            Some(blocks) => {
+                let buffer = &mut buffer[..blocks.len()];
+                blocks.unpack(buffer);
+                buffer
+            }
+        }
+    }
 }
 
 /// One decoder layer.
@@ -126,6 +146,29 @@ impl Model {
         self.layers[layer].linear[projection as usize].weight = Weight::Owned(weight.into());
     }
 
+    /// Whether the output matrix is the embedding's transpose.
+    pub(crate) fn is_tied(&self) -> bool {
+        self.head.is_none()
+    }
+
+    /// Keeps the linear layers' weights in blocks of few bits from now on, and gives back the memory
+    /// of their numbers.
+    pub(crate) fn quantise(&mut self, kind: Kind) -> Result<(), TrainError> {
+        for layer in &mut self.layers {
+            for (projection, linear) in Projection::ALL.iter().zip(&mut layer.linear) {
+                let columns = projection.shape(&self.config).1;
+                if !columns.is_multiple_of(crate::blocks::SIZE) {
+                    let module = projection.name();
+                    return Err(TrainError::Blocks { module, columns });
+                }
+                linear.blocks = Some(Blocks::pack(kind, &linear.weight));
+                linear.weight.release();
+                linear.weight = Weight::Owned(Vec::new().into());
+            }
+        }
+        Ok(())
+    }
+
     /// Every tensor with its name and shape.
     pub(crate) fn tensors<'a>(&'a self) -> Vec<(String, Vec<usize>, &'a Weight)> {
         let config = &self.config;
@@ -169,6 +212,7 @@ fn layer(config: &Config, index: usize, weights: &mut Weights) -> Result<Layer, 
         Ok(Linear {
             weight: weights.take(&format!("{path}.weight"), &[output, input])?,
             bias: weights.has(&bias).then(|| weights.take(&bias, &[output])).transpose()?,
+            blocks: None,
         })
     });
     let linear = linear.into_iter().collect::<Result<Vec<_>, TrainError>>()?;

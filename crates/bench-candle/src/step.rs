@@ -6,14 +6,17 @@
 use rayon::prelude::*;
 
 use crate::{
-    adapter::{Group, GroupPlace, Layout},
+    adapter::{Group, GroupPlace, Layout, length},
     data::Batch,
     matrix::{Into, Lhs, Rhs, Term, product},
-    model::{Config, Layer, Model, Projection},
+    model::{Config, Layer, Model, Projection, Slot},
     ops::{
         attention::{Heads, attention, attention_backward},
-        loss::{self, Prediction, predict},
-        norm::{norm, norm_backward, norm_heads, norm_heads_backward},
+        loss::{self, Prediction, Weights, predict_weighted},
+        norm::{
+            norm, norm_backward, norm_heads, norm_heads_backward, norm_heads_weight_backward,
+            norm_weight_backward,
+        },
         rope::{Rotations, Turn},
         swiglu::{swiglu, swiglu_backward},
     },
@@ -37,12 +40,40 @@ pub(crate) struct Dropout {
     pub(crate) seed: u64,
 }
 
-/// An adapter's places and numbers.
+/// Uniform noise on embeddings, in training (`NEFTune`, Jain et al. 2023).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Noise {
+    /// The noise lies within ± this over the root of a row's tokens times the hidden size.
+    pub(crate) alpha: f32,
+    pub(crate) seed: u64,
+}
+
+/// What is trained: places and numbers, of an adapter beside the model or of the model's tensors.
 #[derive(Clone, Copy)]
 pub(crate) struct Adapter<'a> {
     pub(crate) layout: &'a Layout,
     pub(crate) parameters: &'a [f32],
     pub(crate) dropout: Option<Dropout>,
+}
+
+impl<'a> Adapter<'a> {
+    /// The numbers of a tensor of the model, where they are trained.
+    fn whole(self, slot: Slot) -> Option<&'a [f32]> {
+        Some(&self.parameters[self.layout.whole.get(&slot)?.clone()])
+    }
+}
+
+/// The numbers that stand in a tensor's place: the trained ones, or else the model's `own`.
+fn current<'a>(adapter: Option<Adapter<'a>>, slot: Slot, own: &'a [f32]) -> &'a [f32] {
+    adapter.and_then(|adapter| adapter.whole(slot)).unwrap_or(own)
+}
+
+/// How the losses of a batch's targets make up what is minimised.
+pub(crate) enum Weigh<'a> {
+    /// Each counts the same.
+    Same(f32),
+    /// Their weights depend on what is predicted: the derivative of the minimised value to each loss.
+    Each(&'a mut dyn FnMut(&[Prediction]) -> Vec<f32>),
 }
 
 /// A model with the buffers to run it.
@@ -53,6 +84,16 @@ pub(crate) struct Engine<'a> {
     activations: Vec<Activations>,
     buffers: Buffers,
     loss: loss::Scratch,
+    /// Of each layer's projections, by their order.
+    directions: Vec<[Option<Direction>; 7]>,
+}
+
+/// What `DoRA` makes of an adapted weight: its rows are brought to a trained length.
+struct Direction {
+    /// The rows' lengths as they are.
+    lengths: Vec<f32>,
+    /// Trained length over length as it is.
+    factors: Vec<f32>,
 }
 
 /// What the way back through a layer needs besides the layer's input.
@@ -65,22 +106,41 @@ struct Activations {
     attended: Vec<f32>,
     middle: Vec<f32>,
     gate_up: Vec<f32>,
-    /// Inputs times A, scaled, for each group.
-    low: [Vec<f32>; 4],
+    /// For each group.
+    groups: [GroupActivations; 4],
+}
+
+/// What the way back through a group needs besides the group's input.
+#[derive(Default)]
+struct GroupActivations {
+    /// Inputs times A, scaled.
+    low: Vec<f32>,
+    /// Results before `DoRA` brings them to length; empty without it.
+    results: Vec<f32>,
 }
 
 /// Room for what is forgotten at once.
 #[derive(Default)]
 struct Buffers {
-    lhs: Lhs,
-    low_lhs: Lhs,
     a: Vec<f32>,
     b: Vec<f32>,
     wide: Vec<f32>,
     wider: Vec<f32>,
+    scratch: Scratch,
+}
+
+/// Room for the products of one group.
+#[derive(Default)]
+struct Scratch {
+    lhs: Lhs,
+    low_lhs: Lhs,
     low: Vec<f32>,
     small: Vec<f32>,
     dropped: Vec<f32>,
+    /// Unpacked weights of a quantised base.
+    weights: Vec<f32>,
+    /// Derivatives to results before `DoRA` brought them to length.
+    scaled: Vec<f32>,
 }
 
 impl<'a> Engine<'a> {
@@ -93,6 +153,7 @@ impl<'a> Engine<'a> {
             activations: Vec::new(),
             buffers: Buffers::default(),
             loss: loss::Scratch::default(),
+            directions: Vec::new(),
         }
     }
 
@@ -102,20 +163,23 @@ impl<'a> Engine<'a> {
         batch: &Batch,
         adapter: Option<Adapter<'_>>,
     ) -> Vec<Prediction> {
-        let mut hidden = self.embed(batch);
+        self.direct(adapter);
+        let mut hidden = self.embed(batch, adapter, None);
         self.activations.resize_with(self.activations.len().max(1), Activations::default);
         let mut output = Vec::new();
         for layer in 0..self.model.layers.len() {
             self.forward(layer, batch, adapter, &hidden, 0, &mut output);
             std::mem::swap(&mut hidden, &mut output);
         }
-        let (mut rows, _) = self.last_rows(batch, &hidden);
-        let size = self.model.config.hidden;
-        predict(&mut rows, self.model.head(), size, &batch.targets, None, &mut self.loss)
+        let (mut rows, _) = self.last_rows(batch, adapter, &hidden);
+        let (size, head) = (self.model.config.hidden, head(self.model, adapter));
+        let targets = &batch.targets;
+        predict_weighted(&mut rows, head, size, targets, Weights::None, None, &mut self.loss)
     }
 
     /// The summed loss over the batch's targets. Adds the derivative of `weight` times it to
     /// `gradient`.
+    #[cfg(test)]
     pub(crate) fn learn(
         &mut self,
         batch: &Batch,
@@ -124,60 +188,170 @@ impl<'a> Engine<'a> {
         keep: Keep,
         gradient: &mut [f32],
     ) -> f64 {
+        let predictions =
+            self.learn_weighted(batch, adapter, Weigh::Same(weight), keep, None, gradient);
+        predictions.iter().map(|prediction| f64::from(prediction.loss)).sum()
+    }
+
+    /// What the model predicts at each of the batch's targets. Adds the derivative of the weighed
+    /// losses to `gradient`.
+    pub(crate) fn learn_weighted(
+        &mut self,
+        batch: &Batch,
+        adapter: Adapter<'_>,
+        weigh: Weigh<'_>,
+        keep: Keep,
+        noise: Option<Noise>,
+        gradient: &mut [f32],
+    ) -> Vec<Prediction> {
+        self.direct(Some(adapter));
         let n_layers = self.model.layers.len();
-        let kept = if keep == Keep::Activations { n_layers } else { 1 };
+        // Nothing below the lowest layer that learns needs a way back.
+        let lowest = adapter.layout.lowest();
+        let kept = if keep == Keep::Activations { (n_layers - lowest).max(1) } else { 1 };
+        let slot = |layer: usize| layer.saturating_sub(lowest).min(kept - 1);
         self.inputs.resize_with(n_layers, Vec::new);
         self.activations.resize_with(kept, Activations::default);
-        let mut hidden = self.embed(batch);
+        let mut hidden = self.embed(batch, Some(adapter), noise);
         for layer in 0..n_layers {
             std::mem::swap(&mut hidden, &mut self.inputs[layer]);
             let input = std::mem::take(&mut self.inputs[layer]);
-            self.forward(layer, batch, Some(adapter), &input, layer.min(kept - 1), &mut hidden);
+            self.forward(layer, batch, Some(adapter), &input, slot(layer), &mut hidden);
             self.inputs[layer] = input;
         }
-        let (mut rows, raw) = self.last_rows(batch, &hidden);
-        let config = &self.model.config;
-        let size = config.hidden;
-        let head = self.model.head();
-        let predictions =
-            predict(&mut rows, head, size, &batch.targets, Some(weight), &mut self.loss);
-        let mut d_raw = vec![0.0; raw.len()];
-        norm_backward(&rows, &raw, &self.model.norm, config.norm_epsilon, &mut d_raw);
-        let mut d = vec![0.0; hidden.len()];
-        for (source, row) in batch.sources.iter().zip(d_raw.chunks_exact(size)) {
-            d[source * size..][..size].copy_from_slice(row);
-        }
-        for layer in (0..n_layers).rev() {
+        let (predictions, mut d) = self.losses(batch, adapter, weigh, &hidden, gradient);
+        for layer in (lowest..n_layers).rev() {
             let input = std::mem::take(&mut self.inputs[layer]);
             if keep == Keep::Inputs {
                 self.forward(layer, batch, Some(adapter), &input, 0, &mut hidden);
             }
-            self.backward(layer, batch, adapter, &input, layer.min(kept - 1), &mut d, gradient);
+            self.backward(layer, batch, adapter, &input, slot(layer), &mut d, gradient);
             self.inputs[layer] = input;
         }
-        predictions.iter().map(|prediction| f64::from(prediction.loss)).sum()
+        if let Some(place) = adapter.layout.whole.get(&Slot::Embedding) {
+            let size = self.model.config.hidden;
+            let table = &mut gradient[place.clone()];
+            for (id, d) in batch.tokens.iter().zip(d.chunks_exact(size)) {
+                let row = &mut table[*id as usize * size..][..size];
+                row.iter_mut().zip(d).for_each(|(sum, d)| *sum += d);
+            }
+        }
+        predictions
     }
 
-    fn embed(&self, batch: &Batch) -> Vec<f32> {
+    /// The predictions from the last hidden states, and the derivative to those.
+    fn losses(
+        &mut self,
+        batch: &Batch,
+        adapter: Adapter<'_>,
+        weigh: Weigh<'_>,
+        hidden: &[f32],
+        gradient: &mut [f32],
+    ) -> (Vec<Prediction>, Vec<f32>) {
+        let (mut rows, raw) = self.last_rows(batch, Some(adapter), hidden);
+        let (size, epsilon) = (self.model.config.hidden, self.model.config.norm_epsilon);
+        let (head, targets) = (head(self.model, Some(adapter)), &batch.targets);
+        let each;
+        let weights = match weigh {
+            Weigh::Same(weight) => Weights::Same(weight),
+            Weigh::Each(weigh) => {
+                let (mut rows, none) = (rows.clone(), Weights::None);
+                let predictions =
+                    predict_weighted(&mut rows, head, size, targets, none, None, &mut self.loss);
+                each = weigh(&predictions);
+                Weights::Each(&each)
+            }
+        };
+        let whole = &adapter.layout.whole;
+        let tied = self.model.is_tied().then(|| whole.get(&Slot::Embedding)).flatten();
+        let d_head = whole.get(&Slot::Head).or(tied).map(|place| &mut gradient[place.clone()]);
+        let predictions =
+            predict_weighted(&mut rows, head, size, targets, weights, d_head, &mut self.loss);
+        if let Some(place) = whole.get(&Slot::Norm) {
+            norm_weight_backward(&rows, &raw, epsilon, &mut gradient[place.clone()]);
+        }
+        let w = current(Some(adapter), Slot::Norm, &self.model.norm);
+        let mut d_raw = vec![0.0; raw.len()];
+        norm_backward(&rows, &raw, w, epsilon, &mut d_raw);
+        let mut d = vec![0.0; hidden.len()];
+        for (source, row) in batch.sources.iter().zip(d_raw.chunks_exact(size)) {
+            d[source * size..][..size].copy_from_slice(row);
+        }
+        (predictions, d)
+    }
+
+    fn embed(&self, batch: &Batch, adapter: Option<Adapter<'_>>, noise: Option<Noise>) -> Vec<f32> {
         let size = self.model.config.hidden;
-        let rows =
-            batch.tokens.iter().map(|id| &self.model.embedding[*id as usize * size..][..size]);
-        rows.flatten().copied().collect()
+        let table = current(adapter, Slot::Embedding, &self.model.embedding);
+        let rows = batch.tokens.iter().map(|id| &table[*id as usize * size..][..size]);
+        let mut rows: Vec<f32> = rows.flatten().copied().collect();
+        if let Some(noise) = noise {
+            for segment in &batch.segments {
+                let most = noise.alpha / ((segment.len() * size) as f32).sqrt();
+                for token in segment.clone() {
+                    let key = mix(mix(!noise.seed) ^ batch.keys[token]);
+                    for (column, value) in rows[token * size..][..size].iter_mut().enumerate() {
+                        let draw = (mix(key.wrapping_add(column as u64)) >> 40) as f32;
+                        *value += most * (draw / (1u32 << 23) as f32 - 1.0);
+                    }
+                }
+            }
+        }
+        rows
     }
 
     /// The normalised last hidden states that predict a target, and the same before the norm.
-    fn last_rows(&self, batch: &Batch, hidden: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    fn last_rows(
+        &self,
+        batch: &Batch,
+        adapter: Option<Adapter<'_>>,
+        hidden: &[f32],
+    ) -> (Vec<f32>, Vec<f32>) {
         let size = self.model.config.hidden;
         let rows = batch.sources.iter().flat_map(|row| &hidden[row * size..][..size]);
         let raw: Vec<f32> = rows.copied().collect();
         let mut rows = vec![0.0; raw.len()];
-        norm(&raw, &self.model.norm, self.model.config.norm_epsilon, &mut rows);
+        let w = current(adapter, Slot::Norm, &self.model.norm);
+        norm(&raw, w, self.model.config.norm_epsilon, &mut rows);
         (rows, raw)
     }
 
     fn heads(&self) -> Heads {
         let config = &self.model.config;
         Heads { query_heads: config.heads, key_heads: config.key_heads, head: config.head }
+    }
+
+    /// Measures the rows of the weights that `DoRA` adapts, as they are now.
+    fn direct(&mut self, adapter: Option<Adapter<'_>>) {
+        self.directions.clear();
+        let Some(adapter) = adapter.filter(|adapter| adapter.layout.dora) else { return };
+        let config = &self.model.config;
+        let (rank, scale) = (adapter.layout.rank, adapter.layout.scale());
+        for (index, layer) in self.model.layers.iter().enumerate() {
+            let mut directions = [const { None }; 7];
+            for group in Group::ALL {
+                let place = adapter.layout.group(index, group);
+                for (i, (projection, b)) in place.members.iter().enumerate() {
+                    let (rows, columns) = projection.shape(config);
+                    let weights = room(&mut self.buffers.scratch.weights, rows * columns);
+                    let weight = layer.linear(*projection).unpacked(weights);
+                    let a = &adapter.parameters[place.a.clone()][i * rank * columns..];
+                    let lengths = merged_lengths(
+                        weight,
+                        &adapter.parameters[b.clone()],
+                        &a[..rank * columns],
+                        [rank, columns],
+                        scale,
+                        &mut self.buffers.scratch.lhs,
+                    );
+                    let magnitudes = &adapter.parameters[place.magnitudes[i].clone()];
+                    let factors = magnitudes.iter().zip(&lengths).map(|(m, length)| m / length);
+                    let factors = factors.collect();
+                    directions[*projection as usize] = Some(Direction { lengths, factors });
+                }
+            }
+            self.directions.push(directions);
+        }
     }
 
     /// Passes a layer. `slot` says where its activations go.
@@ -194,26 +368,22 @@ impl<'a> Engine<'a> {
         let (layer, heads, n) = (&self.model.layers[index], self.heads(), batch.tokens.len());
         let (act, buffers) = (&mut self.activations[slot], &mut self.buffers);
         let (hidden, inner) = (config.hidden, config.intermediate);
-        let pass = Pass { index, config, layer, adapter, batch, n };
+        let directions = self.directions.get(index);
+        let pass = Pass { index, config, layer, adapter, batch, n, directions };
+        let own = |slot, own| current(adapter, slot, own);
+        let scratch = &mut buffers.scratch;
 
         let normed = room(&mut buffers.a, n * hidden);
-        norm(input, &layer.attention_norm, config.norm_epsilon, normed);
-        resized(&mut act.qkv, n * config.qkv());
-        pass.group(
-            Group::Attention,
-            normed,
-            hidden,
-            &mut act.low[0],
-            &mut buffers.lhs,
-            &mut buffers.low_lhs,
-            &mut buffers.dropped,
-            &mut act.qkv,
-            config.qkv(),
-            Into::Set,
-        );
+        let w = own(Slot::AttentionNorm(index), &layer.attention_norm);
+        norm(input, w, config.norm_epsilon, normed);
+        let qkv = resized(&mut act.qkv, n * config.qkv());
+        let [attention_group, output_group, gate_up_group, down_group] = &mut act.groups;
+        pass.group(Group::Attention, normed, attention_group, scratch, qkv, Into::Set);
         if let Some([q, k]) = &layer.head_norms {
             act.raw.clone_from(&act.qkv);
-            for (w, from, heads) in [(q, 0, config.heads), (k, config.query(), config.key_heads)] {
+            let q = (own(Slot::QueryNorm(index), q), 0, config.heads);
+            let k = (own(Slot::KeyNorm(index), k), config.query(), config.key_heads);
+            for (w, from, heads) in [q, k] {
                 norm_heads(&mut act.qkv, config.qkv(), from, heads, w, config.norm_epsilon);
             }
         }
@@ -226,48 +396,16 @@ impl<'a> Engine<'a> {
 
         act.middle.clear();
         act.middle.extend_from_slice(input);
-        pass.group(
-            Group::Output,
-            attended,
-            config.query(),
-            &mut act.low[1],
-            &mut buffers.lhs,
-            &mut buffers.low_lhs,
-            &mut buffers.dropped,
-            &mut act.middle,
-            hidden,
-            Into::Add,
-        );
-        norm(&act.middle, &layer.mlp_norm, config.norm_epsilon, normed);
-        resized(&mut act.gate_up, n * 2 * inner);
-        pass.group(
-            Group::GateUp,
-            normed,
-            hidden,
-            &mut act.low[2],
-            &mut buffers.lhs,
-            &mut buffers.low_lhs,
-            &mut buffers.dropped,
-            &mut act.gate_up,
-            2 * inner,
-            Into::Set,
-        );
+        pass.group(Group::Output, attended, output_group, scratch, &mut act.middle, Into::Add);
+        let w = own(Slot::MlpNorm(index), &layer.mlp_norm);
+        norm(&act.middle, w, config.norm_epsilon, normed);
+        let gate_up = resized(&mut act.gate_up, n * 2 * inner);
+        pass.group(Group::GateUp, normed, gate_up_group, scratch, gate_up, Into::Set);
         let value = room(&mut buffers.wide, n * inner);
         swiglu(&act.gate_up, inner, value);
         output.clear();
         output.extend_from_slice(&act.middle);
-        pass.group(
-            Group::Down,
-            value,
-            inner,
-            &mut act.low[3],
-            &mut buffers.lhs,
-            &mut buffers.low_lhs,
-            &mut buffers.dropped,
-            output,
-            hidden,
-            Into::Add,
-        );
+        pass.group(Group::Down, value, down_group, scratch, output, Into::Add);
     }
 
     /// Goes back through a layer: `d` is the derivative to its output and becomes that to its input.
@@ -286,28 +424,32 @@ impl<'a> Engine<'a> {
         let (layer, heads, n) = (&self.model.layers[index], self.heads(), batch.tokens.len());
         let (act, buffers) = (&mut self.activations[slot], &mut self.buffers);
         let (hidden, inner, epsilon) = (config.hidden, config.intermediate, config.norm_epsilon);
-        let pass = Pass { index, config, layer, adapter: Some(adapter), batch, n };
-        let Buffers { lhs, low_lhs, a, b, wide, wider, low, small, dropped } = buffers;
-        let mut back = Back { pass, lhs, low_lhs, low, small, dropped, gradient };
+        let directions = self.directions.get(index);
+        let pass = Pass { index, config, layer, adapter: Some(adapter), batch, n, directions };
+        let own = |slot, own| current(Some(adapter), slot, own);
+        let Buffers { a, b, wide, wider, scratch } = buffers;
+        let mut back = Back { pass, scratch, gradient };
 
         let d_value = room(wide, n * inner);
-        back.b(Group::Down, d, hidden, &act.low[3]);
-        back.inputs(Group::Down, d_value, inner);
+        back.b(Group::Down, d, &act.groups[3]);
+        back.inputs(Group::Down, d_value);
         let d_gate_up = room(wider, n * 2 * inner);
         swiglu_backward(&act.gate_up, inner, d_value, d_gate_up);
-        back.a(Group::Down, d_value, inner);
+        back.a(Group::Down, d, d_value);
 
         let (d_normed, normed) = (room(a, n * hidden), room(b, n * hidden));
-        back.b(Group::GateUp, d_gate_up, 2 * inner, &act.low[2]);
-        back.inputs(Group::GateUp, d_normed, hidden);
-        norm(&act.middle, &layer.mlp_norm, epsilon, normed);
-        back.a(Group::GateUp, normed, hidden);
-        norm_backward(d_normed, &act.middle, &layer.mlp_norm, epsilon, d);
+        let w = own(Slot::MlpNorm(index), &layer.mlp_norm);
+        back.b(Group::GateUp, d_gate_up, &act.groups[2]);
+        back.inputs(Group::GateUp, d_normed);
+        norm(&act.middle, w, epsilon, normed);
+        back.a(Group::GateUp, d_gate_up, normed);
+        back.norm(Slot::MlpNorm(index), d_normed, &act.middle);
+        norm_backward(d_normed, &act.middle, w, epsilon, d);
 
         let d_attended = room(wide, n * config.query());
-        back.b(Group::Output, d, hidden, &act.low[1]);
-        back.inputs(Group::Output, d_attended, config.query());
-        back.a(Group::Output, &act.attended, config.query());
+        back.b(Group::Output, d, &act.groups[1]);
+        back.inputs(Group::Output, d_attended);
+        back.a(Group::Output, d, &act.attended);
         let d_qkv = room(wider, n * config.qkv());
         attention_backward(
             &act.qkv,
@@ -321,20 +463,74 @@ impl<'a> Engine<'a> {
         let rotated = config.heads + config.key_heads;
         self.rotations.turn(d_qkv, config.qkv(), rotated, &batch.positions, Turn::Backward);
         if let Some([q, k]) = &layer.head_norms {
-            for (w, from, heads) in [(q, 0, config.heads), (k, config.query(), config.key_heads)] {
-                norm_heads_backward(d_qkv, &act.raw, config.qkv(), from, heads, w, epsilon);
+            let q = (Slot::QueryNorm(index), &**q, 0, config.heads);
+            let k = (Slot::KeyNorm(index), &**k, config.query(), config.key_heads);
+            for (slot, w, from, heads) in [q, k] {
+                let (raw, stride, w) = (&act.raw, config.qkv(), own(slot, w));
+                if let Some(place) = adapter.layout.whole.get(&slot) {
+                    let dw = &mut back.gradient[place.clone()];
+                    norm_heads_weight_backward(d_qkv, raw, stride, from, heads, epsilon, dw);
+                }
+                norm_heads_backward(d_qkv, raw, stride, from, heads, w, epsilon);
             }
         }
-        back.b(Group::Attention, d_qkv, config.qkv(), &act.low[0]);
-        norm(input, &layer.attention_norm, epsilon, normed);
-        back.a(Group::Attention, normed, hidden);
-        if index == 0 {
-            // Nothing below the first layer learns.
+        let w = own(Slot::AttentionNorm(index), &layer.attention_norm);
+        back.b(Group::Attention, d_qkv, &act.groups[0]);
+        norm(input, w, epsilon, normed);
+        back.a(Group::Attention, d_qkv, normed);
+        let whole = &adapter.layout.whole;
+        let below = index > adapter.layout.lowest() || whole.contains_key(&Slot::Embedding);
+        if !below && !whole.contains_key(&Slot::AttentionNorm(index)) {
+            // Nothing below learns.
             return;
         }
-        back.inputs(Group::Attention, d_normed, hidden);
-        norm_backward(d_normed, input, &layer.attention_norm, epsilon, d);
+        back.inputs(Group::Attention, d_normed);
+        back.norm(Slot::AttentionNorm(index), d_normed, input);
+        norm_backward(d_normed, input, w, epsilon, d);
     }
+}
+
+/// The weight that turns the last hidden state into logits.
+fn head<'a>(model: &'a Model, adapter: Option<Adapter<'a>>) -> &'a [f32] {
+    let own = |slot| adapter.and_then(|adapter| adapter.whole(slot));
+    let tied = model.is_tied().then(|| own(Slot::Embedding)).flatten();
+    own(Slot::Head).or(tied).unwrap_or(model.head())
+}
+
+/// The lengths of the rows of `weight + scale * B · A`, without making it: a row's squared length is
+/// `|w|² + 2 s b·(A w) + s² b·(A Aᵀ b)`.
+fn merged_lengths(
+    weight: &[f32],
+    b: &[f32],
+    a: &[f32],
+    [rank, columns]: [usize; 2],
+    scale: f32,
+    lhs: &mut Lhs,
+) -> Vec<f32> {
+    let rows = weight.len() / columns;
+    lhs.pack(weight, rows, columns, columns);
+    let mut along = vec![0.0; rows * rank];
+    let rhs = Rhs::Columns { data: a, stride: columns };
+    product(&[Term::whole(lhs, rhs)], &mut along, rank, rank, Into::Set);
+    lhs.pack(a, rank, columns, columns);
+    let mut square = vec![0.0; rank * rank];
+    product(&[Term::whole(lhs, rhs)], &mut square, rank, rank, Into::Set);
+    let scale = f64::from(scale);
+    let dot = |a: &[f32], b: &[f32]| -> f64 {
+        a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+    };
+    let length_of = |(row, b, along): (&[f32], &[f32], &[f32])| {
+        let own = f64::from(length(row)).powi(2);
+        let rows = b.iter().zip(square.chunks_exact(rank));
+        let twice: f64 = rows.map(|(value, row)| f64::from(*value) * dot(row, b)).sum();
+        (own + 2.0 * scale * dot(b, along) + scale * scale * twice).max(0.0).sqrt() as f32
+    };
+    weight
+        .par_chunks_exact(columns)
+        .zip(b.par_chunks_exact(rank))
+        .zip(along.par_chunks_exact(rank))
+        .map(|((row, b), along)| length_of((row, b, along)))
+        .collect()
 }
 
 /// A layer with its adapter, for `n` tokens.
@@ -346,6 +542,8 @@ struct Pass<'a> {
     adapter: Option<Adapter<'a>>,
     batch: &'a Batch,
     n: usize,
+    /// What `DoRA` makes of the layer's projections, where it adapts them.
+    directions: Option<&'a [Option<Direction>; 7]>,
 }
 
 impl<'a> Pass<'a> {
@@ -361,22 +559,46 @@ impl<'a> Pass<'a> {
         projection.shape(self.config).0
     }
 
+    /// Columns of a group's result, and of its input.
+    fn shape(&self, group: Group) -> (usize, usize) {
+        let projections = group.projections();
+        let size = projections[0].shape(self.config).1;
+        (projections.iter().map(|projection| self.columns(*projection)).sum(), size)
+    }
+
+    /// What `DoRA` makes of a projection.
+    fn direction(&self, projection: Projection) -> Option<&'a Direction> {
+        self.directions.and_then(|directions| directions[projection as usize].as_ref())
+    }
+
+    /// A projection's weight as it is now, in `buffer` where it has to be unpacked.
+    fn weight<'b>(&self, projection: Projection, buffer: &'b mut Vec<f32>) -> &'b [f32]
+    where
+        'a: 'b,
+    {
+        let whole = |adapter: Adapter<'a>| adapter.whole(Slot::Weight(self.index, projection));
+        if let Some(weight) = self.adapter.and_then(whole) {
+            return weight;
+        }
+        let linear = self.layer.linear(projection);
+        let len = linear.blocks.as_ref().map_or(0, crate::blocks::Blocks::len);
+        linear.unpacked(room(buffer, len))
+    }
+
     /// The linear layers of a group over one input, their results side by side in `out`.
-    #[expect(clippy::too_many_arguments, reason = "buffers that belong to different owners")]
     fn group(
         &self,
         group: Group,
         input: &[f32],
-        size: usize,
-        low: &mut Vec<f32>,
-        lhs: &mut Lhs,
-        low_lhs: &mut Lhs,
-        dropped: &mut Vec<f32>,
+        act: &mut GroupActivations,
+        scratch: &mut Scratch,
         out: &mut [f32],
-        stride: usize,
         into: Into,
     ) {
         let n = self.n;
+        let (stride, size) = self.shape(group);
+        let GroupActivations { low, results } = act;
+        let Scratch { lhs, low_lhs, dropped, weights, .. } = scratch;
         if let Some((adapter, place)) = self.place(group) {
             let rank = adapter.layout.rank;
             let width = place.members.len() * rank;
@@ -405,9 +627,8 @@ impl<'a> Pass<'a> {
         }
         let mut column = 0;
         for projection in group.projections() {
-            let linear = self.layer.linear(*projection);
             let columns = self.columns(*projection);
-            let weight = Rhs::Columns { data: &linear.weight, stride: size };
+            let weight = Rhs::Columns { data: self.weight(*projection, weights), stride: size };
             let mut terms = vec![Term::whole(lhs, weight)];
             if let Some((adapter, place)) = self.place(group) {
                 let rank = adapter.layout.rank;
@@ -422,11 +643,25 @@ impl<'a> Pass<'a> {
                     },
                 }));
             }
-            product(&terms, &mut out[column..], columns, stride, into);
+            if let Some(direction) = self.direction(*projection) {
+                resized(results, n * stride);
+                product(&terms, &mut results[column..], columns, stride, Into::Set);
+                let rows = out.par_chunks_mut(stride).zip(results.par_chunks(stride));
+                rows.for_each(|(out, results)| {
+                    let results = results[column..].iter().zip(&direction.factors);
+                    for (out, (result, factor)) in out[column..].iter_mut().zip(results) {
+                        *out = result * factor + if into == Into::Add { *out } else { 0.0 };
+                    }
+                });
+            } else {
+                product(&terms, &mut out[column..], columns, stride, into);
+            }
+            let linear = self.layer.linear(*projection);
             if let Some(bias) = &linear.bias {
+                let bias = current(self.adapter, Slot::Bias(self.index, *projection), bias);
                 out.par_chunks_mut(stride).for_each(|row| {
                     let row = &mut row[column..column + columns];
-                    row.iter_mut().zip(&**bias).for_each(|(value, bias)| *value += bias);
+                    row.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
                 });
             }
             column += columns;
@@ -467,24 +702,52 @@ impl<'a> Pass<'a> {
 /// The way back through the groups of one layer.
 struct Back<'a, 'b> {
     pass: Pass<'a>,
-    lhs: &'b mut Lhs,
-    low_lhs: &'b mut Lhs,
-    low: &'b mut Vec<f32>,
-    small: &'b mut Vec<f32>,
-    dropped: &'b mut Vec<f32>,
+    scratch: &'b mut Scratch,
     gradient: &'b mut [f32],
 }
 
 impl Back<'_, '_> {
-    /// Takes up `d`, the derivative to the group's result in rows of `stride`, and adds the
-    /// derivative to B. `low` are the inputs of B; the derivative to them stays in `self.low`.
-    fn b(&mut self, group: Group, d: &[f32], stride: usize, low: &[f32]) {
+    /// Takes up `d`, the derivative to the group's result, and adds the derivatives to B and to
+    /// magnitudes. The derivative to the inputs of B stays in `self.scratch.low`.
+    fn b(&mut self, group: Group, d: &[f32], act: &GroupActivations) {
         let n = self.pass.n;
-        self.lhs.pack(d, n, stride, stride);
-        let Some((adapter, place)) = self.pass.place(group) else { return };
+        let stride = self.pass.shape(group).0;
+        let Some((adapter, place)) = self.pass.place(group) else {
+            return self.scratch.lhs.pack(d, n, stride, stride);
+        };
+        let Scratch { lhs, low_lhs, low: d_low, small, scaled, .. } = &mut *self.scratch;
+        let d = if place.magnitudes.is_empty() {
+            d
+        } else {
+            // The rows' lengths count as constant in the derivative, as in the paper and in PEFT.
+            let scaled = room(scaled, n * stride);
+            scaled.copy_from_slice(&d[..n * stride]);
+            let mut column = 0;
+            for projection in group.projections() {
+                let from = column;
+                column += self.pass.columns(*projection);
+                let Some(direction) = self.pass.direction(*projection) else { continue };
+                let member = place.members.iter().position(|member| member.0 == *projection);
+                let Some(magnitude) = member.map(|i| place.magnitudes[i].clone()) else { continue };
+                let d_magnitude = &mut self.gradient[magnitude];
+                for (row, results) in
+                    scaled.chunks_exact_mut(stride).zip(act.results.chunks_exact(stride))
+                {
+                    let row = row[from..column].iter_mut().zip(&results[from..column]);
+                    let Direction { lengths, factors } = direction;
+                    let places = d_magnitude.iter_mut().zip(lengths).zip(factors);
+                    for ((d, result), ((d_magnitude, length), factor)) in row.zip(places) {
+                        *d_magnitude += *d * result / length;
+                        *d *= factor;
+                    }
+                }
+            }
+            &*scaled
+        };
+        lhs.pack(d, n, stride, stride);
         let rank = adapter.layout.rank;
         let width = place.members.len() * rank;
-        let d_low = room(self.low, n * width);
+        let d_low = room(d_low, n * width);
         let mut column = 0;
         for projection in group.projections() {
             let from = column;
@@ -495,13 +758,13 @@ impl Back<'_, '_> {
             };
             let b = place.members[i].1.clone();
             let rhs = Rhs::Rows { data: &adapter.parameters[b.clone()], stride: rank };
-            let term = Term { lhs: self.lhs, from, depth, rhs };
+            let term = Term { lhs, from, depth, rhs };
             product(&[term], &mut d_low[i * rank..], rank, width, Into::Set);
             // The derivative to B, transposed: few long rows.
-            self.low_lhs.pack_transposed(&low[i * rank..], rank, n, width);
+            low_lhs.pack_transposed(&act.low[i * rank..], rank, n, width);
             let rhs = Rhs::Rows { data: &d[from..], stride };
-            let small = room(self.small, rank * depth);
-            product(&[Term::whole(self.low_lhs, rhs)], small, depth, depth, Into::Set);
+            let small = room(small, rank * depth);
+            product(&[Term::whole(low_lhs, rhs)], small, depth, depth, Into::Set);
             for (column, gradient) in self.gradient[b].chunks_exact_mut(rank).enumerate() {
                 for (r, gradient) in gradient.iter_mut().enumerate() {
                     *gradient += small[r * depth + column];
@@ -515,15 +778,27 @@ impl Back<'_, '_> {
     }
 
     /// `d_input` gets the derivative to the group's input, after [`Self::b`].
-    fn inputs(&mut self, group: Group, d_input: &mut [f32], size: usize) {
+    fn inputs(&mut self, group: Group, d_input: &mut [f32]) {
         let n = self.pass.n;
+        let size = self.pass.shape(group).1;
+        let Scratch { lhs, low_lhs, low, dropped, weights, .. } = &mut *self.scratch;
+        let packed = |projection: &Projection| {
+            let linear = self.pass.layer.linear(*projection);
+            linear.blocks.as_ref().map_or(0, crate::blocks::Blocks::len)
+        };
+        let mut buffer = room(weights, group.projections().iter().map(packed).sum());
         let mut terms = Vec::with_capacity(4);
         let mut from = 0;
         for projection in group.projections() {
             let depth = self.pass.columns(*projection);
-            let weight = &self.pass.layer.linear(*projection).weight;
+            let linear = self.pass.layer.linear(*projection);
+            let (mine, rest) = std::mem::take(&mut buffer).split_at_mut(packed(projection));
+            buffer = rest;
+            let slot = Slot::Weight(self.pass.index, *projection);
+            let whole = self.pass.adapter.and_then(|adapter| adapter.whole(slot));
+            let weight = whole.unwrap_or_else(|| linear.unpacked(mine));
             let rhs = Rhs::Rows { data: weight, stride: size };
-            terms.push(Term { lhs: self.lhs, from, depth, rhs });
+            terms.push(Term { lhs, from, depth, rhs });
             from += depth;
         }
         let Some((adapter, place)) = self.pass.place(group) else {
@@ -532,40 +807,79 @@ impl Back<'_, '_> {
         let rank = adapter.layout.rank;
         let width = place.members.len() * rank;
         let a = &adapter.parameters[place.a.clone()];
-        self.low_lhs.pack(self.low, n, width, width);
+        low_lhs.pack(low, n, width, width);
         let Some(dropout) = adapter.dropout else {
-            terms.push(Term::whole(self.low_lhs, Rhs::Rows { data: a, stride: size }));
+            terms.push(Term::whole(low_lhs, Rhs::Rows { data: a, stride: size }));
             return product(&terms, d_input, size, size, Into::Set);
         };
         product(&terms, d_input, size, size, Into::Set);
         for (i, (projection, _)) in place.members.iter().enumerate() {
             let rhs = Rhs::Rows { data: &a[i * rank * size..], stride: size };
-            let term = Term { lhs: self.low_lhs, from: i * rank, depth: rank, rhs };
-            let part = room(self.dropped, n * size);
+            let term = Term { lhs: low_lhs, from: i * rank, depth: rank, rhs };
+            let part = room(dropped, n * size);
             product(&[term], part, size, size, Into::Set);
             self.pass.silence(dropout, *projection, size, part);
             d_input.iter_mut().zip(part).for_each(|(d, part)| *d += *part);
         }
     }
 
-    /// Adds the derivative to A, given the group's input.
-    fn a(&mut self, group: Group, input: &[f32], size: usize) {
+    /// Adds the derivatives to A, and to weights and biases that are trained themselves, given the
+    /// derivative to the group's result and the group's input.
+    fn a(&mut self, group: Group, d: &[f32], input: &[f32]) {
+        self.tensors(group, d, input);
         let Some((adapter, place)) = self.pass.place(group) else { return };
+        let size = self.pass.shape(group).1;
         let (n, rank) = (self.pass.n, adapter.layout.rank);
         let width = place.members.len() * rank;
         let gradient = &mut self.gradient[place.a.clone()];
+        let Scratch { low_lhs, low, dropped, .. } = &mut *self.scratch;
         if let Some(dropout) = adapter.dropout {
             for (i, (projection, _)) in place.members.iter().enumerate() {
-                let kept = self.pass.drop(dropout, *projection, input, size, self.dropped);
-                self.low_lhs.pack_transposed(&self.low[i * rank..], rank, n, width);
+                let kept = self.pass.drop(dropout, *projection, input, size, dropped);
+                low_lhs.pack_transposed(&low[i * rank..], rank, n, width);
                 let rhs = Rhs::Rows { data: kept, stride: size };
                 let gradient = &mut gradient[i * rank * size..][..rank * size];
-                product(&[Term::whole(self.low_lhs, rhs)], gradient, size, size, Into::Add);
+                product(&[Term::whole(low_lhs, rhs)], gradient, size, size, Into::Add);
             }
         } else {
-            self.low_lhs.pack_transposed(self.low, width, n, width);
+            low_lhs.pack_transposed(low, width, n, width);
             let rhs = Rhs::Rows { data: input, stride: size };
-            product(&[Term::whole(self.low_lhs, rhs)], gradient, size, size, Into::Add);
+            product(&[Term::whole(low_lhs, rhs)], gradient, size, size, Into::Add);
+        }
+    }
+
+    /// Adds the derivatives to the group's weights and biases that are trained themselves.
+    fn tensors(&mut self, group: Group, d: &[f32], input: &[f32]) {
+        let Some(adapter) = self.pass.adapter else { return };
+        let (n, index) = (self.pass.n, self.pass.index);
+        let (stride, size) = self.pass.shape(group);
+        let mut from = 0;
+        for projection in group.projections() {
+            let columns = self.pass.columns(*projection);
+            if let Some(place) = adapter.layout.whole.get(&Slot::Weight(index, *projection)) {
+                let lhs = &mut self.scratch.low_lhs;
+                lhs.pack_transposed(&d[from..], columns, n, stride);
+                let rhs = Rhs::Rows { data: input, stride: size };
+                let gradient = &mut self.gradient[place.clone()];
+                product(&[Term::whole(lhs, rhs)], gradient, size, size, Into::Add);
+            }
+            if let Some(place) = adapter.layout.whole.get(&Slot::Bias(index, *projection)) {
+                let gradient = &mut self.gradient[place.clone()];
+                for row in d[..n * stride].chunks_exact(stride) {
+                    let row = &row[from..from + columns];
+                    gradient.iter_mut().zip(row).for_each(|(sum, d)| *sum += d);
+                }
+            }
+            from += columns;
+        }
+    }
+
+    /// Adds the derivative to a norm's weight where it is trained itself.
+    fn norm(&mut self, slot: Slot, d: &[f32], x: &[f32]) {
+        let whole = self.pass.adapter.and_then(|adapter| adapter.layout.whole.get(&slot));
+        if let Some(place) = whole {
+            let epsilon = self.pass.config.norm_epsilon;
+            norm_weight_backward(d, x, epsilon, &mut self.gradient[place.clone()]);
         }
     }
 }

@@ -14,6 +14,16 @@ pub(crate) type Tensor<'a> = (String, Vec<usize>, &'a [f32]);
 
 /// Writes `tensors` to a new file at `path` and waits until they are on the disk.
 pub(crate) fn write(path: &Path, metadata: &Value, tensors: &[Tensor<'_>]) -> io::Result<()> {
+    write_with_bytes(path, metadata, tensors, &[])
+}
+
+/// [`write`], with vectors of bytes after the tensors.
+pub(crate) fn write_with_bytes(
+    path: &Path,
+    metadata: &Value,
+    tensors: &[Tensor<'_>],
+    bytes: &[(&str, &[u8])],
+) -> io::Result<()> {
     let mut header = Map::new();
     header.insert("__metadata__".into(), metadata.clone());
     let mut start = 0;
@@ -21,6 +31,12 @@ pub(crate) fn write(path: &Path, metadata: &Value, tensors: &[Tensor<'_>]) -> io
         let end = start + 4 * numbers.len();
         let entry = json!({"dtype": "F32", "shape": shape, "data_offsets": [start, end]});
         header.insert(name.clone(), entry);
+        start = end;
+    }
+    for (name, bytes) in bytes {
+        let end = start + bytes.len();
+        let entry = json!({"dtype": "U8", "shape": [bytes.len()], "data_offsets": [start, end]});
+        header.insert((*name).to_owned(), entry);
         start = end;
     }
     let mut text = serde_json::to_vec(&header)?;
@@ -31,6 +47,9 @@ pub(crate) fn write(path: &Path, metadata: &Value, tensors: &[Tensor<'_>]) -> io
     for numbers in tensors.iter().flat_map(|tensor| tensor.2.chunks(PIECE)) {
         let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
         file.write_all(&bytes)?;
+    }
+    for (_, bytes) in bytes {
+        file.write_all(bytes)?;
     }
     file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
 }

@@ -4,3 +4,4 @@ mod fixture;
 mod golden;
 mod gradient;
 mod job;
+mod methods;

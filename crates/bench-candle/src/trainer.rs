@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bench_core::backend::{
-    BackendError, ModelFolder, Probe, ProbeRow, TrainExample, TrainJob, TrainOutcome, TrainStep,
-    Trainer,
+    BackendError, ModelFolder, Probe, ProbeRow, Served, TrainExample, TrainJob, TrainOutcome,
+    TrainStep, Trainer,
 };
-use bench_core::spec::Finetune;
+use bench_core::spec::{Finetune, InitLoraWeights, Method, Objective, Optimizer, Quantization};
 use fs_err as fs;
 use rand::{SeedableRng, seq::index};
 use rand_chacha::ChaCha8Rng;
@@ -19,12 +19,15 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     adapter::{self, Layout},
-    checkpoint::{self, Progress, State},
-    data::{Batch, Encoder, Row, Rows, order},
+    blocks,
+    checkpoint::{self, Best, Progress, State},
+    data::{Batch, Encoder, Row, Rows, TRAINING_ROW, order},
     error::TrainError,
-    model::Model,
-    optimizer::{AdamW, clip, learning_rate, norm},
-    step::{Adapter, Dropout, Engine, Keep},
+    merge::{fold_in, write_folder},
+    model::{Model, Projection},
+    optimizer::{AdamW, Moments, Rates, clip, learning_rate, norm},
+    pissa, preference,
+    step::{Adapter, Dropout, Engine, Keep, Noise, Weigh},
 };
 
 /// What a finished output says about itself.
@@ -33,13 +36,16 @@ const RECORD: &str = "bench.json";
 /// Another version may train other numbers from the same job; raise the number when it does.
 const TRAINED_BY: &str = concat!("bench-candle ", env!("CARGO_PKG_VERSION"), ", trainer 2");
 
-/// Steps in a row that may fail to give a number.
-const MOST_SKIPPED: u32 = 3;
+/// Times that a step may fail to give a number and the learning rate is halved.
+const MOST_HALVED: u32 = 5;
+
+/// The weights of a model that was trained as a whole.
+const MODEL: &str = "model.safetensors";
 
 /// Tokens of a forward pass without a way back.
 const PREDICT_TOKENS: usize = 1024;
 
-/// Trains low-rank adapters on the processor, in f32.
+/// Trains low-rank adapters, or a model's own weights, on the processor in f32.
 ///
 /// The same job gives the same bits on the same kind of processor, also when it was interrupted.
 #[derive(Clone, Copy, Debug)]
@@ -92,29 +98,14 @@ pub struct TrainEstimate {
 pub fn train_plan(job: &TrainJob) -> Result<TrainEstimate, TrainError> {
     let plan = Plan::new(job)?;
     let settings = &job.settings;
-    let config = &plan.model.config;
     let rows = &plan.rows.rows;
-    let longest = rows.iter().map(|row| row.tokens.len()).max().unwrap_or(0);
-    let batch = longest * (settings.micro_batch_size as usize).min(rows.len());
-    let rank = plan.layout.rank;
-    let layer = config.qkv()
-        + config.query()
-        + config.heads
-        + config.hidden
-        + 2 * config.intermediate
-        + 7 * rank;
-    let kept = if settings.gradient_checkpointing { 1 } else { config.layers };
-    let activations = batch * (layer * kept + config.hidden * config.layers);
-    let scratch = batch * (8 * config.hidden + 8 * config.intermediate);
-    let logits = 2 * 128 * config.vocabulary;
-    let numbers = activations + scratch + logits + 4 * plan.layout.len;
     Ok(TrainEstimate {
-        rows: rows.len() as u64,
+        rows: rows.len() as u64 / plan.unit() as u64,
         rows_too_long: plan.rows.too_long as u64,
         tokens: rows.iter().map(|row| row.tokens.len() as u64).sum::<u64>()
             * u64::from(settings.num_epochs),
         steps: plan.steps(),
-        peak_memory_bytes: 4 * (plan.model.parameters + numbers as u64) + (64 << 20),
+        peak_memory_bytes: plan.peak_memory_bytes(settings),
     })
 }
 
@@ -142,25 +133,208 @@ impl<'a> Plan<'a> {
                 expected: "within the positions that the model attends to",
             });
         }
-        let layout = Layout::of_settings(&model.config, settings)?;
+        let layout = Layout::of_settings(&model, settings)?;
         let encoder = Encoder::open(&job.base.path, model.config.vocabulary)?;
-        let mut rows = encoder.rows("training row", &limited(job), settings)?;
+        let mut rows = encoder.rows(TRAINING_ROW, &limited(job), settings)?;
         rows.rows.shrink_to_fit();
         let dev = encoder.rows("validation row", &job.dev, settings)?.rows;
+        if settings.needs_dev() && dev.is_empty() {
+            return Err(TrainError::Together {
+                key: "early_stopping_patience",
+                other: "no validation rows".into(),
+                remedy: "give the set a `dev` file, or leave it and `load_best_model_at_end` out",
+            });
+        }
         Ok(Self { job, model, layout, rows, dev })
     }
 
-    fn rows_per_step(&self) -> usize {
+    /// Rows of an example: a preference has two.
+    fn unit(&self) -> usize {
+        unit(&self.job.settings)
+    }
+
+    fn examples(&self) -> usize {
+        self.rows.rows.len() / self.unit()
+    }
+
+    fn examples_per_step(&self) -> usize {
         let settings = &self.job.settings;
         (settings.micro_batch_size * settings.gradient_accumulation_steps) as usize
     }
 
     fn steps_per_epoch(&self) -> u64 {
-        self.rows.rows.len().div_ceil(self.rows_per_step()) as u64
+        self.examples().div_ceil(self.examples_per_step()) as u64
     }
 
     fn steps(&self) -> u64 {
         self.steps_per_epoch() * u64::from(self.job.settings.num_epochs)
+    }
+
+    /// Whether the validation loss is measured after a step.
+    fn measures(&self, step: u64) -> bool {
+        let (settings, per_epoch) = (&self.job.settings, self.steps_per_epoch());
+        if self.dev.is_empty() {
+            return false;
+        }
+        if step == self.steps() {
+            return true;
+        }
+        if let Some(every) = settings.eval_steps {
+            return step.is_multiple_of(u64::from(every));
+        }
+        // The epoch's steps in equal parts, the last of which ends with it.
+        let times = u64::from(settings.evals_per_epoch).min(per_epoch);
+        let in_epoch = (step - 1) % per_epoch + 1;
+        in_epoch * times / per_epoch > (in_epoch - 1) * times / per_epoch
+    }
+
+    /// Estimated peak resident memory of a job with these settings.
+    fn peak_memory_bytes(&self, settings: &Finetune) -> u64 {
+        let (config, layout) = (&self.model.config, &self.layout);
+        let longest = self.rows.rows.iter().map(|row| row.tokens.len()).max().unwrap_or(0);
+        let rows = self.rows.rows.len();
+        let batch = longest * (settings.micro_batch_size as usize * unit(settings)).min(rows);
+        let results = config.qkv() + 2 * config.hidden + 2 * config.intermediate;
+        let layer = config.qkv()
+            + config.query()
+            + config.heads
+            + config.hidden
+            + 2 * config.intermediate
+            + 7 * layout.rank
+            + if settings.use_dora { results } else { 0 };
+        let passed = (config.layers - layout.lowest().min(config.layers)).max(1);
+        let kept = if settings.gradient_checkpointing { 1 } else { passed };
+        let activations = batch * (layer * kept + config.hidden * config.layers);
+        let scratch = batch * (8 * config.hidden + 8 * config.intermediate);
+        let logits = 256 * (config.vocabulary + 3072);
+        // Parameters, the last good ones, and the gradient; then two moments of each.
+        let trained = 3 * 4 * layout.len + 2 * Moments::bytes(settings.optimizer, layout.len);
+        let linear: usize = Projection::ALL
+            .iter()
+            .map(|projection| {
+                let (rows, columns) = projection.shape(config);
+                rows * columns * config.layers
+            })
+            .sum();
+        let base = match settings.method {
+            Method::Qlora => {
+                let packed = linear / blocks::SIZE * kind(settings.quantization).bytes();
+                let unpacked = 2 * config.intermediate * config.hidden;
+                4 * (self.model.parameters as usize - linear + unpacked) + packed
+            }
+            // The weights without their principal part lie beside the mapped ones.
+            Method::Lora if settings.init_lora_weights == InitLoraWeights::Pissa => {
+                4 * (self.model.parameters as usize + linear)
+            }
+            Method::Lora | Method::Full | Method::LastLayers | Method::Head | Method::Bitfit => {
+                4 * self.model.parameters as usize
+            }
+        };
+        (base + trained + 4 * (activations + scratch + logits)) as u64 + (64 << 20)
+    }
+
+    /// Refuses a job that the machine has no memory for, with a setting that fits where one does.
+    fn check_memory(&self) -> Result<(), TrainError> {
+        let Some(available) = available_memory_bytes() else { return Ok(()) };
+        let settings = &self.job.settings;
+        let needed = self.peak_memory_bytes(settings);
+        if needed <= available {
+            return Ok(());
+        }
+        let checkpointing = Finetune { gradient_checkpointing: true, ..settings.clone() };
+        let one_row = Finetune {
+            micro_batch_size: 1,
+            gradient_accumulation_steps: settings.micro_batch_size
+                * settings.gradient_accumulation_steps,
+            ..checkpointing.clone()
+        };
+        let eight_bit = Finetune { optimizer: Optimizer::Adamw8bit, ..one_row.clone() };
+        let quantised = Finetune { method: Method::Qlora, ..one_row.clone() };
+        let steps = one_row.gradient_accumulation_steps;
+        let mut ways = vec![
+            (checkpointing, "`gradient_checkpointing: true`".to_owned()),
+            (
+                one_row,
+                format!(
+                    "`gradient_checkpointing: true`, `micro_batch_size: 1` and `gradient_accumulation_steps: {steps}`"
+                ),
+            ),
+        ];
+        if settings.method.is_low_rank() {
+            ways.push((quantised, "that and `method: qlora`".into()));
+        } else {
+            ways.push((eight_bit, "that and `optimizer: adamw_8bit`".into()));
+        }
+        let fits = ways.into_iter().find(|way| self.peak_memory_bytes(&way.0) <= available);
+        let remedy = match fits {
+            Some((_, way)) => format!("{way} would fit"),
+            None if settings.method.is_low_rank() => "choose a smaller model".into(),
+            None => "choose `method: lora`, or a smaller model".into(),
+        };
+        let (needed, available) = (needed >> 20, available >> 20);
+        Err(TrainError::Memory { needed, available, remedy })
+    }
+
+    /// The parameters that training starts from. What a method changes in the frozen base is
+    /// changed in `self.model`.
+    fn start(&mut self) -> Result<Vec<f32>, TrainError> {
+        let (settings, seed) = (&self.job.settings, self.job.seed);
+        let mut parameters = self.layout.initial(&self.model, settings.init_lora_weights, seed);
+        if settings.method.is_low_rank() && settings.init_lora_weights == InitLoraWeights::Pissa {
+            pissa::take_out(&mut self.model, &self.layout, &mut parameters, seed);
+        }
+        if settings.method == Method::Qlora {
+            self.model.quantise(kind(settings.quantization))?;
+        }
+        Ok(parameters)
+    }
+
+    /// Writes what was trained into `folder`, in the form in which it is served.
+    fn export(
+        &self,
+        initial: &[f32],
+        parameters: &[f32],
+        folder: &Path,
+    ) -> Result<Served, TrainError> {
+        let settings = &self.job.settings;
+        let base = self.job.base.path.display().to_string();
+        let (config, dropout) = (&self.model.config, settings.lora_dropout);
+        fs::create_dir_all(folder)?;
+        if self.layout.is_plain_adapter() {
+            if settings.init_lora_weights == InitLoraWeights::Pissa {
+                let (layout, parameters) = self.layout.less(config, parameters, initial);
+                layout.write(config, &parameters, &base, dropout, folder)?;
+            } else {
+                self.layout.write(config, parameters, &base, dropout, folder)?;
+            }
+            return Ok(Served::Adapter);
+        }
+        // No server has a place for these numbers, so they become a part of the model.
+        let mut model = Model::open(&self.job.base.path)?;
+        fold_in(&mut model, &self.layout, parameters);
+        write_folder(&model, &self.job.base.path, folder)?;
+        if self.layout.dora {
+            let adapter = folder.join("adapter");
+            fs::create_dir_all(&adapter)?;
+            self.layout.write(config, parameters, &base, dropout, &adapter)?;
+        }
+        Ok(Served::Merged)
+    }
+}
+
+/// Rows of an example.
+fn unit(settings: &Finetune) -> usize {
+    match settings.objective {
+        Objective::Sft => 1,
+        Objective::Dpo | Objective::Orpo => 2,
+    }
+}
+
+fn kind(quantization: Quantization) -> blocks::Kind {
+    match quantization {
+        Quantization::Q4_0 => blocks::Kind::Q4,
+        Quantization::Q5_0 => blocks::Kind::Q5,
+        Quantization::Q8_0 => blocks::Kind::Q8,
     }
 }
 
@@ -204,6 +378,37 @@ fn check(settings: &Finetune) -> Result<(), TrainError> {
             settings.lora_alpha.is_finite() && settings.lora_alpha > 0.0,
             positive,
         ),
+        ("beta", settings.beta, settings.beta.is_finite() && settings.beta > 0.0, positive),
+        (
+            "loraplus_lr_ratio",
+            settings.loraplus_lr_ratio,
+            settings.loraplus_lr_ratio.is_finite() && settings.loraplus_lr_ratio > 0.0,
+            positive,
+        ),
+        (
+            "neftune_noise_alpha",
+            settings.neftune_noise_alpha,
+            settings.neftune_noise_alpha.is_finite() && settings.neftune_noise_alpha >= 0.0,
+            not_negative,
+        ),
+        (
+            "eval_steps",
+            f64::from(settings.eval_steps.unwrap_or(1)),
+            settings.eval_steps != Some(0),
+            at_least_one,
+        ),
+        (
+            "evals_per_epoch",
+            f64::from(settings.evals_per_epoch),
+            settings.evals_per_epoch > 0,
+            at_least_one,
+        ),
+        (
+            "early_stopping_patience",
+            f64::from(settings.early_stopping_patience.unwrap_or(1)),
+            settings.early_stopping_patience != Some(0),
+            at_least_one,
+        ),
         (
             "learning_rate",
             settings.learning_rate,
@@ -225,12 +430,21 @@ fn check(settings: &Finetune) -> Result<(), TrainError> {
             not_negative,
         ),
     ];
-    match rules.into_iter().find(|rule| !rule.2) {
-        Some((key, value, _, expected)) => {
-            Err(TrainError::Setting { key, value: value.to_string(), expected })
-        }
-        None => Ok(()),
+    if let Some((key, value, _, expected)) = rules.into_iter().find(|rule| !rule.2) {
+        return Err(TrainError::Setting { key, value: value.to_string(), expected });
     }
+    let pissa = settings.init_lora_weights == InitLoraWeights::Pissa;
+    if settings.use_dora && pissa {
+        let (other, remedy) = ("init_lora_weights: pissa".into(), "choose one of them");
+        return Err(TrainError::Together { key: "use_dora", other, remedy });
+    }
+    if !settings.method.is_low_rank() && settings.has_low_rank_settings() {
+        let other = format!("method: {}", settings.method.name());
+        let key = "use_dora, use_rslora, init_lora_weights, loraplus_lr_ratio, lora_dropout";
+        let remedy = "these are settings of adapters; leave them out, or choose `method: lora`";
+        return Err(TrainError::Together { key, other, remedy });
+    }
+    Ok(())
 }
 
 /// What tells one job from another, and what a finished output keeps of it.
@@ -295,13 +509,16 @@ impl Record {
     }
 }
 
-/// SHA-256 of the adapter's files in the format of `sha256sum`.
+/// SHA-256 of the files that were trained, in the format of `sha256sum`.
 fn digest(folder: &Path) -> Result<String, TrainError> {
+    let whole = folder.join(MODEL).exists();
+    let names = if whole { ["config.json", MODEL] } else { [adapter::CONFIG, adapter::WEIGHTS] };
     let mut lines = String::new();
-    for name in [adapter::CONFIG, adapter::WEIGHTS] {
-        let hash = Sha256::digest(fs::read(folder.join(name))?);
+    for name in names {
+        let mut hash = Sha256::new();
+        std::io::copy(&mut fs::File::open(folder.join(name))?, &mut hash)?;
         // Writing to a `String` cannot fail.
-        let _ = writeln!(lines, "{hash:x}  {name}");
+        let _ = writeln!(lines, "{:x}  {name}", hash.finalize());
     }
     Ok(format!("{:x}", Sha256::digest(lines)))
 }
@@ -314,13 +531,7 @@ struct Part {
 
 impl Part {
     fn claim(output: &Path) -> Result<Self, TrainError> {
-        let what = "it names no folder".to_owned();
-        let name = output
-            .file_name()
-            .ok_or_else(|| TrainError::Occupied { folder: output.into(), what })?;
-        let mut part = OsString::from(name);
-        part.push(".part");
-        let path = output.with_file_name(part);
+        let path = beside(output, ".part")?;
         fs::create_dir_all(&path)?;
         let lock = fs::File::create(path.join("lock"))?;
         if lock.file().try_lock().is_err() {
@@ -334,6 +545,16 @@ impl Part {
     }
 }
 
+/// The path of `output` with more at its end.
+fn beside(output: &Path, end: &str) -> Result<PathBuf, TrainError> {
+    let what = "it names no folder".to_owned();
+    let name =
+        output.file_name().ok_or_else(|| TrainError::Occupied { folder: output.into(), what })?;
+    let mut name = OsString::from(name);
+    name.push(end);
+    Ok(output.with_file_name(name))
+}
+
 impl CandleTrainer {
     fn run(
         &self,
@@ -344,31 +565,49 @@ impl CandleTrainer {
         if let Some(outcome) = record.finished(&job.output)? {
             return Ok(outcome);
         }
-        let plan = Plan::new(job)?;
+        let mut plan = Plan::new(job)?;
         let part = Part::claim(&job.output)?;
-        let state = match self.steps(&plan, &part.path, &record.key, on_step) {
-            Err(error @ TrainError::NotFinite { .. }) => {
+        plan.check_memory()?;
+        let initial = plan.start()?;
+        let folder = part.path.join("adapter");
+        let state = match self.steps(&plan, &initial, &part.path, &record.key, on_step)? {
+            Course::Ended(state) => state,
+            Course::Diverged(state) => {
+                let learning_rate = job.settings.learning_rate;
+                let (step, times) = (state.progress.step, state.progress.halved);
+                let mut kept = String::new();
+                if state.progress.good_step > 0 {
+                    plan.export(&initial, &state.good, &folder)?;
+                    let last_good = beside(&job.output, ".last_good")?;
+                    if last_good.exists() {
+                        fs::remove_dir_all(&last_good)?;
+                    }
+                    fs::rename(&folder, &last_good)?;
+                    let step = state.progress.good_step;
+                    kept = format!(
+                        "; what was good after step {step} is kept in `{}`",
+                        last_good.display()
+                    );
+                }
                 // Starting again would only fail again.
                 part.remove()?;
-                return Err(error);
+                return Err(TrainError::NotFinite { step, times, learning_rate, kept });
             }
-            state => state?,
         };
-
-        let folder = part.path.join("adapter");
-        fs::create_dir_all(&folder)?;
-        let base = job.base.path.display().to_string();
-        let config = &plan.model.config;
-        let dropout = job.settings.lora_dropout;
-        plan.layout.write(config, &state.parameters, &base, dropout, &folder)?;
+        let served = plan.export(&initial, &state.parameters, &folder)?;
+        let beside_base = if plan.layout.whole.is_empty() { plan.layout.len as u64 } else { 0 };
+        let best = state.progress.best.map(|best| best.step);
         let outcome = TrainOutcome {
             adapter: job.output.clone(),
             digest: digest(&folder)?,
+            served,
             trainable_parameters: plan.layout.len as u64,
-            total_parameters: plan.model.parameters + plan.layout.len as u64,
+            total_parameters: plan.model.parameters + beside_base,
             seconds: state.progress.seconds,
             peak_memory_bytes: peak_memory_bytes(),
             rows_too_long: plan.rows.too_long as u64,
+            best_step: best.filter(|_| job.settings.needs_dev()),
+            halved: state.progress.halved,
             steps: state.progress.steps,
         };
         record.outcome = Some(outcome.clone());
@@ -383,74 +622,139 @@ impl CandleTrainer {
     fn steps(
         &self,
         plan: &Plan<'_>,
+        initial: &[f32],
         folder: &Path,
         key: &str,
         on_step: &mut dyn FnMut(&TrainStep),
-    ) -> Result<State, TrainError> {
+    ) -> Result<Course, TrainError> {
         let started = Instant::now();
         let (settings, seed, layout) = (&plan.job.settings, plan.job.seed, &plan.layout);
-        let mut state = checkpoint::load(folder, key, layout.len).unwrap_or_else(|| State {
-            parameters: layout.initial(&plan.model.config, seed),
-            optimizer: AdamW::new(layout.len),
+        let kind = settings.optimizer;
+        let mut state = checkpoint::load(folder, key, kind, layout.len).unwrap_or_else(|| State {
+            parameters: initial.to_vec(),
+            good: initial.to_vec(),
+            optimizer: AdamW::new(kind, layout.len),
             progress: Progress::default(),
         });
         let before = state.progress.seconds;
-        let rows = &plan.rows.rows;
+        let (rows, unit) = (&plan.rows.rows, plan.unit());
         let longest = rows.iter().chain(&plan.dev).map(|row| row.tokens.len()).max().unwrap_or(0);
         let mut engine = Engine::new(&plan.model, longest);
+        let reference = match settings.objective {
+            Objective::Dpo => {
+                let adapter = Adapter { layout, parameters: initial, dropout: None };
+                row_losses(&mut engine, adapter, rows)
+            }
+            Objective::Sft | Objective::Orpo => Vec::new(),
+        };
+        let others = if settings.loraplus_lr_ratio.total_cmp(&1.0).is_eq() {
+            Vec::new()
+        } else {
+            layout.b_places()
+        };
         let mut gradient = vec![0.0; layout.len];
         let (steps, per_epoch) = (plan.steps(), plan.steps_per_epoch());
+        let keep = if settings.gradient_checkpointing { Keep::Inputs } else { Keep::Activations };
+        let share = settings.lora_dropout as f32;
+        let dropout = (share > 0.0).then_some(Dropout { share, seed });
+        let alpha = settings.neftune_noise_alpha as f32;
+        let noise = (alpha > 0.0).then_some(Noise { alpha, seed });
         let mut saved = Instant::now();
-        while state.progress.step < steps {
+        while state.progress.step < steps && !stops(settings, state.progress.best) {
             let step_started = Instant::now();
             let (epoch, in_epoch) =
                 (state.progress.step / per_epoch, (state.progress.step % per_epoch) as usize);
             state.progress.step += 1;
             let step = state.progress.step;
-            let order = order(rows.len(), seed, epoch);
-            let from = in_epoch * plan.rows_per_step();
-            let chosen = &order[from..(from + plan.rows_per_step()).min(rows.len())];
-            let targets: usize = chosen.iter().map(|row| rows[*row].targets()).sum();
-            let weight = 1.0 / targets as f32;
-            let keep =
-                if settings.gradient_checkpointing { Keep::Inputs } else { Keep::Activations };
-            let share = settings.lora_dropout as f32;
-            let dropout = (share > 0.0).then_some(Dropout { share, seed });
+            let n = plan.examples();
+            let order = order(n, seed, epoch);
+            let from = in_epoch * plan.examples_per_step();
+            let chosen = &order[from..(from + plan.examples_per_step()).min(n)];
+            let rows_of = |example: usize| example * unit..(example + 1) * unit;
+            let targets: usize =
+                chosen.iter().flat_map(|e| &rows[rows_of(*e)]).map(Row::targets).sum();
+            // The plain loss is a mean over tokens, the others over pairs.
+            let total = if unit == 1 { targets } else { chosen.len() } as f64;
             gradient.fill(0.0);
             let mut loss = 0.0;
             for (index, batch) in chosen.chunks(settings.micro_batch_size as usize).enumerate() {
-                let first = epoch * rows.len() as u64
-                    + (from as u64)
-                    + (index * settings.micro_batch_size as usize) as u64;
-                let batch = Batch::new(batch.iter().map(|row| &rows[*row]).zip(first..));
+                let before = from + index * settings.micro_batch_size as usize;
+                let first = ((epoch as usize * n + before) * unit) as u64;
+                let places: Vec<usize> = batch.iter().flat_map(|e| rows_of(*e)).collect();
+                let batch = Batch::new(places.iter().map(|row| &rows[*row]).zip(first..));
                 state.progress.tokens += batch.tokens.len() as u64;
                 let adapter = Adapter { layout, parameters: &state.parameters, dropout };
-                loss += engine.learn(&batch, adapter, weight, keep, &mut gradient);
+                if unit == 1 {
+                    let weigh = Weigh::Same((1.0 / total) as f32);
+                    let found =
+                        engine.learn_weighted(&batch, adapter, weigh, keep, noise, &mut gradient);
+                    loss += found.iter().map(|found| f64::from(found.loss)).sum::<f64>();
+                } else {
+                    let targets: Vec<usize> =
+                        places.iter().map(|row| rows[*row].targets()).collect();
+                    let reference: Vec<f64> =
+                        places.iter().filter_map(|row| reference.get(*row).copied()).collect();
+                    let mut weigh = |predictions: &[crate::ops::loss::Prediction]| {
+                        let weighed = preference::weigh(
+                            settings.objective,
+                            settings.beta,
+                            predictions,
+                            &targets,
+                            &reference,
+                            1.0 / total,
+                        );
+                        loss += weighed.loss;
+                        weighed.weights
+                    };
+                    let weigh = Weigh::Each(&mut weigh);
+                    engine.learn_weighted(&batch, adapter, weigh, keep, noise, &mut gradient);
+                }
             }
-            loss /= targets as f64;
+            loss /= total;
             let norm = norm(&gradient);
-            let rate = learning_rate(settings, step, steps);
-            if loss.is_finite() && norm.is_finite() {
+            let rate =
+                learning_rate(settings, step, steps) * 0.5f64.powi(state.progress.halved as i32);
+            let finite = loss.is_finite() && norm.is_finite();
+            if finite {
+                state.good.copy_from_slice(&state.parameters);
+                state.progress.good_step = state.progress.held;
                 let share = clip(norm, settings.max_grad_norm);
-                let decay = settings.weight_decay;
-                state.optimizer.step(&mut state.parameters, &gradient, share, rate, decay);
+                let rates = Rates {
+                    learning_rate: rate,
+                    weight_decay: settings.weight_decay,
+                    others: &others,
+                    multiple: settings.loraplus_lr_ratio,
+                };
+                state.optimizer.step(&mut state.parameters, &gradient, share, rates);
                 state.progress.taken = state.optimizer.steps;
-                state.progress.skipped_in_a_row = 0;
+                state.progress.held += 1;
             } else {
-                state.progress.skipped_in_a_row += 1;
-                if state.progress.skipped_in_a_row == MOST_SKIPPED {
-                    let (times, learning_rate) = (MOST_SKIPPED, settings.learning_rate);
-                    return Err(TrainError::NotFinite { step, times, learning_rate });
+                // The step before went too far, or this one would.
+                state.parameters.copy_from_slice(&state.good);
+                state.progress.held = state.progress.good_step;
+                state.progress.halved += 1;
+                if state.progress.halved > MOST_HALVED {
+                    return Ok(Course::Diverged(state));
                 }
             }
             state.progress.step_seconds += step_started.elapsed().as_secs_f64();
-            let end_of_epoch = step.is_multiple_of(per_epoch);
-            let dev_loss = (end_of_epoch && !plan.dev.is_empty()).then(|| {
+            let dev_loss = plan.measures(step).then(|| {
                 let adapter = Adapter { layout, parameters: &state.parameters, dropout: None };
                 mean_loss(&mut engine, adapter, &plan.dev)
             });
+            if let Some(loss) = dev_loss {
+                let better = state.progress.best.is_none_or(|best| loss < best.loss);
+                if better && loss.is_finite() {
+                    state.progress.best = Some(Best { step, loss, worse: 0 });
+                    if settings.needs_dev() {
+                        checkpoint::save_best(folder, &state.parameters)?;
+                    }
+                } else if let Some(best) = &mut state.progress.best {
+                    best.worse += 1;
+                }
+            }
             state.progress.seconds = before + started.elapsed().as_secs_f64();
-            if state.progress.skipped_in_a_row == 0 {
+            if finite {
                 let Progress { tokens, step_seconds, .. } = state.progress;
                 state.progress.steps.push(TrainStep {
                     step,
@@ -462,16 +766,52 @@ impl CandleTrainer {
                     tokens_per_second: tokens as f64 / step_seconds,
                 });
             }
-            if end_of_epoch || saved.elapsed() >= self.checkpoint_every {
+            if step.is_multiple_of(per_epoch) || saved.elapsed() >= self.checkpoint_every {
                 checkpoint::save(folder, key, &state)?;
                 saved = Instant::now();
             }
-            if state.progress.skipped_in_a_row == 0 {
+            if finite {
                 state.progress.steps.last().into_iter().for_each(&mut *on_step);
             }
         }
-        Ok(state)
+        if settings.needs_dev() {
+            let best = checkpoint::load_best(folder, layout.len);
+            state.parameters = best.unwrap_or(state.parameters);
+        }
+        if norm(&state.parameters).is_finite() {
+            Ok(Course::Ended(state))
+        } else {
+            Ok(Course::Diverged(state))
+        }
     }
+}
+
+/// How the steps went.
+enum Course {
+    Ended(State),
+    /// Numbers stopped being numbers, however small the learning rate.
+    Diverged(State),
+}
+
+/// Whether the validation loss has not fallen for long enough.
+fn stops(settings: &Finetune, best: Option<Best>) -> bool {
+    let worse = best.map_or(0, |best| best.worse);
+    settings.early_stopping_patience.is_some_and(|patience| worse >= patience)
+}
+
+/// The summed loss of each row.
+fn row_losses(engine: &mut Engine<'_>, adapter: Adapter<'_>, rows: &[Row]) -> Vec<f64> {
+    let mut losses = Vec::with_capacity(rows.len());
+    for rows in batches(rows) {
+        let predictions = engine.predict(&Batch::new(rows.iter().zip(0..)), Some(adapter));
+        let mut rest = predictions.as_slice();
+        for row in rows {
+            let (mine, others) = rest.split_at(row.targets());
+            rest = others;
+            losses.push(mine.iter().map(|prediction| f64::from(prediction.loss)).sum());
+        }
+    }
+    losses
 }
 
 /// Rows in batches of about [`PREDICT_TOKENS`] tokens.
@@ -504,7 +844,17 @@ fn probe(
     adapter: Option<&Path>,
     rows: &[ProbeRow],
 ) -> Result<Vec<Probe>, TrainError> {
-    let model = Model::open(&base.path)?;
+    let record = adapter.and_then(|folder| fs::read(folder.join(RECORD)).ok());
+    let record = record.and_then(|text| serde_json::from_slice::<Record>(&text).ok());
+    if let (Some(folder), Some(record)) = (adapter, record)
+        && record.base != base.digest
+    {
+        let (found, expected) = (record.base, base.digest.clone());
+        return Err(TrainError::OtherBase { folder: folder.into(), found, expected });
+    }
+    let whole = adapter.filter(|folder| folder.join(MODEL).exists());
+    let model = Model::open(whole.unwrap_or(&base.path))?;
+    let adapter = adapter.filter(|_| whole.is_none());
     let adapter = adapter.map(|folder| Layout::read(&model.config, folder)).transpose()?;
     let adapter =
         adapter.as_ref().map(|(layout, parameters)| Adapter { layout, parameters, dropout: None });
@@ -531,6 +881,13 @@ fn probe(
         }
     }
     Ok(probes)
+}
+
+/// Memory that the system could give, where it tells.
+fn available_memory_bytes() -> Option<u64> {
+    let info = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
 }
 
 /// The process's peak resident memory in bytes, where the system tells.

@@ -129,7 +129,8 @@ pub struct ModelFolder {
 
 /// Loads local models. Implemented by `bench-mistralrs`.
 pub trait Loader: Send + Sync {
-    /// Loads a model, with an adapter in PEFT's layout when one is given.
+    /// Loads a model, with an adapter in PEFT's layout when one is given. A whole model given as
+    /// the adapter takes the model's place.
     fn load(
         &self,
         model: &ModelFolder,
@@ -186,6 +187,15 @@ pub enum TrainExample {
     },
     /// Running text; every token carries loss.
     Text(String),
+    /// Two completions of one conversation, of which one is the better.
+    Preference {
+        /// The conversation, ending with the user's turn.
+        messages: Vec<Message>,
+        /// What the assistant should rather say.
+        chosen: String,
+        /// What it should rather not say.
+        rejected: String,
+    },
 }
 
 /// One optimiser step, as it happens.
@@ -210,10 +220,13 @@ pub struct TrainStep {
 /// What a training run left behind.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainOutcome {
-    /// The adapter folder in PEFT's layout.
+    /// The folder of what was trained: see `served`.
     pub adapter: PathBuf,
-    /// SHA-256 of the adapter's files.
+    /// SHA-256 of its files.
     pub digest: String,
+    /// How the folder is served.
+    #[serde(default)]
+    pub served: Served,
     /// Parameters that were trained.
     pub trainable_parameters: u64,
     /// Parameters of base and adapter.
@@ -224,8 +237,26 @@ pub struct TrainOutcome {
     pub peak_memory_bytes: u64,
     /// Rows left out because they do not fit the sequence length.
     pub rows_too_long: u64,
+    /// The step whose parameters were kept where that is not the last: the one of the lowest
+    /// validation loss.
+    #[serde(default)]
+    pub best_step: Option<u64>,
+    /// Times that a loss or a gradient was not a number, and the learning rate was halved.
+    #[serde(default)]
+    pub halved: u32,
     /// Every step.
     pub steps: Vec<TrainStep>,
+}
+
+/// How what was trained is served. Either way every number is f32 on the processor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Served {
+    /// As a low-rank adapter in PEFT's layout, which the server folds into the base as it loads.
+    #[default]
+    Adapter,
+    /// As a whole model in Hugging Face layout, in the base's place.
+    Merged,
 }
 
 /// Turns text into vectors. Implemented by `bench-fastembed` and the hashing embedder.

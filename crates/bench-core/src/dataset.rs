@@ -79,6 +79,16 @@ pub enum TrainRow {
     },
     /// Running text, all of which carries loss (knowledge injection).
     Text(String),
+    /// A prompt with a better and a worse completion. Where nothing learns preferences, the better
+    /// one is the completion.
+    Preference {
+        /// What is asked.
+        input: String,
+        /// What the model should rather say.
+        chosen: String,
+        /// What it should rather not say.
+        rejected: String,
+    },
 }
 
 #[derive(Deserialize)]
@@ -89,6 +99,10 @@ struct WireTrainRow {
     reference: Option<String>,
     #[serde(default)]
     text: Option<String>,
+    #[serde(default)]
+    chosen: Option<String>,
+    #[serde(default)]
+    rejected: Option<String>,
 }
 
 /// A grade that a person gave to an arm's answer.
@@ -197,7 +211,7 @@ pub fn documents(text: &str) -> Result<Vec<Document>, Vec<RowError>> {
     finish(rows, errors)
 }
 
-/// Reads training rows: `{input, reference}` or `{text}`.
+/// Reads training rows: `{input, reference}`, `{text}` or `{input, chosen, rejected}`.
 ///
 /// # Errors
 /// As [`samples`]; a row that is neither form is an error.
@@ -205,16 +219,22 @@ pub fn train_rows(text: &str) -> Result<Vec<TrainRow>, Vec<RowError>> {
     let (wires, mut errors) = rows::<WireTrainRow>(text);
     let mut out = Vec::with_capacity(wires.len());
     for (line, wire) in wires {
-        match (wire.input, wire.reference, wire.text) {
-            (Some(input), Some(reference), None) if !reference.trim().is_empty() => {
+        let said = |text: &str| !text.trim().is_empty();
+        match (wire.input, wire.reference, wire.text, wire.chosen, wire.rejected) {
+            (Some(input), Some(reference), None, None, None) if said(&reference) => {
                 out.push((line, TrainRow::Completion { input, reference }));
             }
-            (None, None, Some(text)) if !text.trim().is_empty() => {
+            (None, None, Some(text), None, None) if said(&text) => {
                 out.push((line, TrainRow::Text(text)));
+            }
+            (Some(input), None, None, Some(chosen), Some(rejected))
+                if said(&chosen) && said(&rejected) =>
+            {
+                out.push((line, TrainRow::Preference { input, chosen, rejected }));
             }
             _ => errors.push(RowError {
                 line,
-                message: "a training row is `input` with a non-empty `reference`, or `text` alone"
+                message: "a training row is `input` with a non-empty `reference`, `text` alone, or `input` with `chosen` and `rejected`"
                     .into(),
             }),
         }
@@ -328,6 +348,11 @@ mod tests {
             train_rows("{\"input\":\"q\",\"reference\":\"r\"}\n{\"text\":\"t\",\"id\":\"x\"}\n")
                 .unwrap();
         assert_eq!(rows[1], TrainRow::Text("t".into()));
+        let pair = r#"{"input":"q","chosen":"a","rejected":"b"}"#;
+        assert!(
+            matches!(&train_rows(pair).unwrap()[0], TrainRow::Preference { rejected, .. } if rejected == "b")
+        );
+        assert!(train_rows(r#"{"input":"q","chosen":"a"}"#).is_err());
         assert_eq!(train_rows("{\"input\":\"q\"}").unwrap_err()[0].line, 1);
         assert_eq!(train_rows("{\"input\":\"q\",\"reference\":\"\"}").unwrap_err().len(), 1);
     }

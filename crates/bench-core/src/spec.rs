@@ -511,9 +511,19 @@ pub enum PassageSource {
 /// Fine-tuning.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "switches of their own, as users know them")]
 pub struct Finetune {
     /// What is trained.
     pub method: Method,
+    /// Decoder layers that `method: last_layers` trains, counted from the last.
+    pub last_layers: u32,
+    /// What is minimised.
+    pub objective: Objective,
+    /// How strongly `dpo` and `kto` hold to the base model, or how much `orpo` counts preferences.
+    #[serde(alias = "pref_beta", alias = "orpo_alpha")]
+    pub beta: f64,
+    /// Bits of the frozen base in training, for `method: qlora`.
+    pub quantization: Quantization,
     /// Rank of the update.
     #[serde(alias = "r", alias = "lora_rank")]
     pub lora_r: u32,
@@ -523,8 +533,19 @@ pub struct Finetune {
     pub lora_dropout: f64,
     /// Projections that get an adapter: their names, or `all-linear`.
     pub target_modules: Vec<String>,
+    /// Scale by `lora_alpha / sqrt(lora_r)` instead (Kalajdzievski 2023).
+    pub use_rslora: bool,
+    /// Train the length of each row of the updated weight apart from its direction (`DoRA`, Liu et
+    /// al. 2024).
+    pub use_dora: bool,
+    /// What the adapter starts from.
+    pub init_lora_weights: InitLoraWeights,
+    /// Learning rate of B as a multiple of A's (LoRA+, Hayou et al. 2024).
+    pub loraplus_lr_ratio: f64,
     /// Passes over the training rows.
     pub num_epochs: u32,
+    /// What turns gradients into steps.
+    pub optimizer: Optimizer,
     /// Peak learning rate.
     pub learning_rate: f64,
     /// How it falls.
@@ -551,6 +572,18 @@ pub struct Finetune {
     pub template: Option<String>,
     /// The system turn, likewise.
     pub system: Option<String>,
+    /// Uniform noise on the embeddings in training, times this over the root of tokens times hidden
+    /// size (`NEFTune`, Jain et al. 2023); 0 for none.
+    pub neftune_noise_alpha: f64,
+    /// Measure the validation loss after each this many steps, and at the end.
+    pub eval_steps: Option<u32>,
+    /// Measure the validation loss this many times an epoch, where `eval_steps` does not say when.
+    pub evals_per_epoch: u32,
+    /// Stop when the validation loss has not fallen in this many measurements in a row, and keep
+    /// the best.
+    pub early_stopping_patience: Option<u32>,
+    /// Keep what had the lowest validation loss instead of the last.
+    pub load_best_model_at_end: bool,
     /// Use only this many training rows, drawn with the training seed.
     pub limit: Option<u32>,
     /// Training seeds; each trains an adapter of its own.
@@ -558,17 +591,64 @@ pub struct Finetune {
     /// Train on prompts with passages, as they will be served.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub raft: Option<Raft>,
+    /// Learn the training rows of several eval sets in one adapter.
+    pub mix: Option<Mix>,
+}
+
+/// Training rows of several eval sets in one adapter. An epoch has as many rows as all sets
+/// together; shares other than a set's own repeat its rows or leave some out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Mix {
+    /// The eval sets by name, each with its weight; 1 counts its rows as they are.
+    pub weights: BTreeMap<String, f64>,
+    /// Shares are proportional to `weight * rows ^ (1 / temperature)`: 1 keeps the sizes, a large
+    /// temperature evens them out (Arivazhagan et al. 2019).
+    #[serde(default = "defaults::temperature")]
+    pub temperature: f64,
+}
+
+impl Mix {
+    /// How many rows of each set make an epoch of `total`, for sets with these weights and rows.
+    /// What does not divide evenly goes to the largest remainders, earlier sets first.
+    pub fn counts(&self, sets: &[(f64, usize)], total: usize) -> Vec<usize> {
+        let share = |&(weight, rows): &(f64, usize)| {
+            if rows == 0 { 0.0 } else { weight * (rows as f64).powf(1.0 / self.temperature) }
+        };
+        let sum: f64 = sets.iter().map(share).sum();
+        let exact: Vec<f64> = sets
+            .iter()
+            .map(|set| if sum > 0.0 { share(set) / sum * total as f64 } else { 0.0 })
+            .collect();
+        let mut counts: Vec<usize> = exact.iter().map(|exact| exact.floor() as usize).collect();
+        let mut order: Vec<usize> = (0..sets.len()).filter(|i| sets[*i].1 > 0).collect();
+        order.sort_by(|a, b| exact[*b].fract().total_cmp(&exact[*a].fract()));
+        let missing = total.saturating_sub(counts.iter().sum());
+        for i in order.into_iter().cycle().take(if sum > 0.0 { missing } else { 0 }) {
+            counts[i] += 1;
+        }
+        counts
+    }
 }
 
 impl Default for Finetune {
     fn default() -> Self {
         Self {
             method: Method::Lora,
+            last_layers: 2,
+            objective: Objective::Sft,
+            beta: 0.1,
+            quantization: Quantization::Q4_0,
             lora_r: 16,
             lora_alpha: 32.0,
             lora_dropout: 0.0,
             target_modules: vec!["all-linear".into()],
+            use_rslora: false,
+            use_dora: false,
+            init_lora_weights: InitLoraWeights::Default,
+            loraplus_lr_ratio: 1.0,
             num_epochs: 3,
+            optimizer: Optimizer::Adamw,
             learning_rate: 2e-4,
             lr_scheduler: LrScheduler::Cosine,
             warmup_ratio: 0.03,
@@ -581,10 +661,61 @@ impl Default for Finetune {
             gradient_checkpointing: false,
             template: None,
             system: None,
+            neftune_noise_alpha: 0.0,
+            eval_steps: None,
+            evals_per_epoch: 1,
+            early_stopping_patience: None,
+            load_best_model_at_end: false,
             limit: None,
             seeds: vec![0],
             raft: None,
+            mix: None,
         }
+    }
+}
+
+impl Finetune {
+    /// Whether the validation loss decides what is kept.
+    pub fn needs_dev(&self) -> bool {
+        self.load_best_model_at_end || self.early_stopping_patience.is_some()
+    }
+
+    /// Whether a setting that only low-rank adapters have is other than its default.
+    pub fn has_low_rank_settings(&self) -> bool {
+        self.use_dora
+            || self.use_rslora
+            || self.init_lora_weights != InitLoraWeights::Default
+            || self.loraplus_lr_ratio.total_cmp(&1.0).is_ne()
+            || self.lora_dropout > 0.0
+    }
+
+    /// What is trained, in a few words for a reader.
+    pub fn label(&self) -> String {
+        let mut label = match self.method {
+            Method::Lora | Method::Qlora => {
+                let mut kind = String::from(if self.use_dora { "DoRA" } else { "LoRA" });
+                if self.method == Method::Qlora {
+                    kind.insert(0, 'Q');
+                }
+                if self.use_rslora {
+                    kind.insert_str(0, "rank-stabilised ");
+                }
+                if self.init_lora_weights == InitLoraWeights::Pissa {
+                    kind.push_str(" from PiSSA");
+                }
+                format!("{kind} rank {} on {}", self.lora_r, self.target_modules.join(", "))
+            }
+            Method::Full => "all weights".into(),
+            Method::LastLayers => format!("the last {} layers", self.last_layers),
+            Method::Head => "the output matrix".into(),
+            Method::Bitfit => "the biases".into(),
+        };
+        match self.objective {
+            Objective::Sft => {}
+            Objective::Dpo => label.push_str(" by DPO"),
+            Objective::Orpo => label.push_str(" by ORPO"),
+        }
+        label
     }
 }
 
@@ -595,6 +726,99 @@ pub enum Method {
     /// Low-rank adapters beside frozen linear layers (Hu et al. 2021).
     #[default]
     Lora,
+    /// The same over a base in blocks of few bits (Dettmers et al. 2023), served on the base as it is.
+    Qlora,
+    /// Every weight.
+    Full,
+    /// The weights of the last `last_layers` decoder layers, and the last norm.
+    LastLayers,
+    /// The output matrix alone; one tied to the embedding is untied.
+    Head,
+    /// The biases alone, in models that have some (Ben Zaken et al. 2022).
+    Bitfit,
+}
+
+impl Method {
+    /// The name in an experiment.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Lora => "lora",
+            Self::Qlora => "qlora",
+            Self::Full => "full",
+            Self::LastLayers => "last_layers",
+            Self::Head => "head",
+            Self::Bitfit => "bitfit",
+        }
+    }
+
+    /// Whether it trains low-rank adapters.
+    pub fn is_low_rank(self) -> bool {
+        matches!(self, Self::Lora | Self::Qlora)
+    }
+}
+
+impl Objective {
+    /// The name in an experiment.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sft => "sft",
+            Self::Dpo => "dpo",
+            Self::Orpo => "orpo",
+        }
+    }
+}
+
+/// What fine-tuning minimises.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Objective {
+    /// The loss of the known completion.
+    #[default]
+    Sft,
+    /// Direct preference optimisation against the base model (Rafailov et al. 2023). Training rows
+    /// have `chosen` and `rejected`.
+    Dpo,
+    /// The loss of the chosen completion, and the odds of it over the rejected one (Hong et al. 2024).
+    Orpo,
+}
+
+/// Bits of a frozen base, in GGUF's formats.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Quantization {
+    /// 4.5 bits a weight.
+    #[default]
+    Q4_0,
+    /// 5.5 bits a weight.
+    Q5_0,
+    /// 8.5 bits a weight.
+    Q8_0,
+}
+
+/// What a low-rank adapter starts from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum InitLoraWeights {
+    /// A uniform, B zero.
+    #[default]
+    Default,
+    /// A normal, B zero.
+    Gaussian,
+    /// The weight's largest singular values, taken out of the base (`PiSSA`, Meng et al. 2024).
+    Pissa,
+}
+
+/// What turns gradients into steps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Optimizer {
+    /// `AdamW` with moments in f32.
+    #[default]
+    Adamw,
+    /// `AdamW` with moments in blocks of 8 bits (Dettmers et al. 2022).
+    #[serde(alias = "adamw_bnb_8bit")]
+    #[serde(rename = "adamw_8bit")]
+    Adamw8bit,
 }
 
 /// How the learning rate falls after the warm-up.
@@ -905,6 +1129,9 @@ pub struct Gate {
 mod defaults {
     use std::num::NonZeroU32;
 
+    pub(super) fn temperature() -> f64 {
+        1.0
+    }
     pub(super) fn yes() -> bool {
         true
     }

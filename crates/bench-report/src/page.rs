@@ -830,9 +830,8 @@ fn strategy(strategy: &Strategy, plan: &ArmPlan) -> String {
     }
     if let Some(f) = &plan.finetune {
         parts.push(format!(
-            "LoRA rank {} on {}, {} at {}",
-            f.lora_r,
-            f.target_modules.join(", "),
+            "{}, {} at {}",
+            f.label(),
             plural(f.num_epochs as usize, "epoch"),
             f.learning_rate
         ));

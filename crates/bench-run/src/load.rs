@@ -422,7 +422,9 @@ impl Reader<'_> {
         let learnt: BTreeSet<String> = train
             .iter()
             .filter_map(|row| match row {
-                TrainRow::Completion { input, .. } => Some(normal(input)),
+                TrainRow::Completion { input, .. } | TrainRow::Preference { input, .. } => {
+                    Some(normal(input))
+                }
                 TrainRow::Text(_) => None,
             })
             .collect();

@@ -11,7 +11,7 @@ use bench_core::backend::{
 use bench_core::dataset::{Document, TrainRow};
 use bench_core::digest;
 use bench_core::manifest::{IndexEntry, TrainingEntry, TuningEntry};
-use bench_core::spec::{ArmPlan, Finetune, IndexBackend, Raft, Rag};
+use bench_core::spec::{ArmPlan, Finetune, IndexBackend, Mix, Objective, Raft, Rag};
 use regex::Regex;
 
 use crate::backends::{Backends, ResolvedModel};
@@ -376,34 +376,14 @@ impl<'a> Preparer<'a> {
         layout: &Layout,
         desk: &mut Desk<'_>,
     ) -> Result<Vec<Option<Adapter>>, BackendError> {
-        let train = set.train.as_deref().unwrap_or_default();
         let base = model.folder()?;
         let trainer = self.backends.trainer(model)?;
         let mut adapters = Vec::new();
         for &seed in &settings.seeds {
-            let places: Vec<usize> = (0..train.len()).collect();
-            let rows: Vec<usize> = match settings.limit {
-                Some(limit) => {
-                    let drawn = draw(&places, limit as usize, seed, |index, _| index.to_string());
-                    drawn.into_iter().copied().collect()
-                }
-                None => places,
+            let Lesson { examples, dev, probes } = match &settings.mix {
+                Some(mix) => self.mixed(plan, settings, mix, seed)?,
+                None => lesson(set, settings, layout, seed)?,
             };
-            let raft = settings.raft.as_ref();
-            let examples = rows
-                .iter()
-                .map(|&row| match (&train[row], raft) {
-                    (TrainRow::Completion { input, reference }, Some(raft)) => {
-                        let gold = set.train_gold.get(row).map(Vec::as_slice).unwrap_or_default();
-                        Ok(TrainExample::Completion {
-                            messages: layout.raft_turns(row, input, gold, raft)?,
-                            completion: reference.clone(),
-                        })
-                    }
-                    (row, _) => example(row, layout),
-                })
-                .collect::<Result<Vec<_>, BackendError>>()?;
-            let dev = dev_examples(set, layout, raft)?;
             let one = Finetune {
                 seeds: vec![seed],
                 limit: None,
@@ -419,7 +399,6 @@ impl<'a> Preparer<'a> {
             } else {
                 let output = self.folder.join("adapters").join(digest::short(&key));
                 let base = base.clone();
-                let examples = examples.clone();
                 let rows = examples.len() as u64;
                 let job = TrainJob { base, examples, dev, settings: one, seed, output };
                 let outcome = self.train(&job, trainer.as_ref(), set, plan, desk)?;
@@ -431,6 +410,7 @@ impl<'a> Preparer<'a> {
                 self.trained.insert(key, found.clone());
                 found
             };
+            let entry = self.entry_of(entry, &set.spec.name, settings);
             let arms = &mut self.prepared.training[entry].arms;
             if !arms.contains(&plan.name) {
                 arms.push(plan.name.clone());
@@ -441,10 +421,80 @@ impl<'a> Preparer<'a> {
                 digest: outcome.digest.clone(),
                 base: base.clone(),
                 trainer: Arc::clone(&trainer),
-                probes: probes(&examples),
+                probes,
             }));
         }
         Ok(adapters)
+    }
+
+    /// Rows of several sets, as the arm lays out each of them.
+    fn mixed(
+        &self,
+        plan: &ArmPlan,
+        settings: &Finetune,
+        mix: &Mix,
+        seed: u64,
+    ) -> Result<Lesson, BackendError> {
+        let sets: Vec<(f64, &LoadedSet)> = mix
+            .weights
+            .iter()
+            .filter_map(|(name, weight)| {
+                let set = self.loaded.sets.iter().find(|set| &set.spec.name == name)?;
+                Some((*weight, set))
+            })
+            .collect();
+        let rows = |set: &LoadedSet| set.train.as_deref().unwrap_or_default().len();
+        let sizes: Vec<(f64, usize)> =
+            sets.iter().map(|(weight, set)| (*weight, rows(set))).collect();
+        let all: usize = sizes.iter().map(|size| size.1).sum();
+        let total = settings.limit.map_or(all, |limit| all.min(limit as usize));
+        let mut lesson = Lesson::default();
+        for ((_, set), count) in sets.iter().zip(mix.counts(&sizes, total)) {
+            let layout = Layout {
+                template: set.prompts[&plan.name].clone(),
+                training: set.training_prompts.get(&plan.name).cloned(),
+                fewshot: None,
+                passages: None,
+                counter: None,
+                max_tokens: 0,
+                lead: "",
+            };
+            let train = set.train.as_deref().unwrap_or_default();
+            // Whole copies, and a part of another.
+            let copies = count.checked_div(train.len()).unwrap_or(0);
+            let whole = std::iter::repeat_n(train, copies).flatten();
+            let rest = count - copies * train.len();
+            let part = draw(train, rest, seed, |index, _| index.to_string());
+            let examples: Vec<TrainExample> = whole
+                .chain(part)
+                .map(|row| example(row, &layout, settings.objective))
+                .collect::<Result<_, _>>()?;
+            lesson.probes.extend(probes(&examples, PROBE_ROWS.div_ceil(sets.len())));
+            lesson.examples.extend(examples);
+            lesson.dev.extend(dev_examples(set, &layout, None)?);
+        }
+        Ok(lesson)
+    }
+
+    /// The manifest's entry of an adapter for a set. One that learnt several sets has an entry for
+    /// each, with its part of the time.
+    fn entry_of(&mut self, first: usize, set: &str, settings: &Finetune) -> usize {
+        let parts = settings.mix.as_ref().map_or(1, |mix| mix.weights.len()) as f64;
+        let training = &mut self.prepared.training;
+        if parts > 1.0 && training[first].arms.is_empty() {
+            training[first].outcome.seconds /= parts;
+        }
+        if training[first].set == set {
+            return first;
+        }
+        let digest = training[first].outcome.digest.clone();
+        let same = |entry: &TrainingEntry| entry.set == set && entry.outcome.digest == digest;
+        if let Some(found) = training.iter().position(same) {
+            return found;
+        }
+        let entry = TrainingEntry { arms: Vec::new(), set: set.into(), ..training[first].clone() };
+        training.push(entry);
+        training.len() - 1
     }
 
     fn train(
@@ -485,13 +535,27 @@ pub(crate) fn add_seconds(state: &mut State, stage: &str, seconds: f64) {
     }
 }
 
-fn example(row: &TrainRow, layout: &Layout) -> Result<TrainExample, BackendError> {
+fn example(
+    row: &TrainRow,
+    layout: &Layout,
+    objective: Objective,
+) -> Result<TrainExample, BackendError> {
     Ok(match row {
         TrainRow::Completion { input, reference } => TrainExample::Completion {
             messages: layout.training_turns(input)?,
             completion: reference.clone(),
         },
         TrainRow::Text(text) => TrainExample::Text(text.clone()),
+        TrainRow::Preference { input, chosen, rejected } => {
+            let messages = layout.training_turns(input)?;
+            let (chosen, rejected) = (chosen.clone(), rejected.clone());
+            match objective {
+                Objective::Sft => TrainExample::Completion { messages, completion: chosen },
+                Objective::Dpo | Objective::Orpo => {
+                    TrainExample::Preference { messages, chosen, rejected }
+                }
+            }
+        }
     })
 }
 
@@ -515,14 +579,59 @@ fn dev_examples(
         .collect()
 }
 
-fn probes(examples: &[TrainExample]) -> Vec<ProbeRow> {
+/// What one training run learns, and how it is checked.
+#[derive(Default)]
+struct Lesson {
+    examples: Vec<TrainExample>,
+    dev: Vec<TrainExample>,
+    probes: Vec<ProbeRow>,
+}
+
+/// The rows of one set.
+fn lesson(
+    set: &LoadedSet,
+    settings: &Finetune,
+    layout: &Layout,
+    seed: u64,
+) -> Result<Lesson, BackendError> {
+    let train = set.train.as_deref().unwrap_or_default();
+    let places: Vec<usize> = (0..train.len()).collect();
+    let rows: Vec<usize> = match settings.limit {
+        Some(limit) => {
+            let drawn = draw(&places, limit as usize, seed, |index, _| index.to_string());
+            drawn.into_iter().copied().collect()
+        }
+        None => places,
+    };
+    let raft = settings.raft.as_ref();
+    let examples: Vec<TrainExample> = rows
+        .iter()
+        .map(|&row| match (&train[row], raft) {
+            (TrainRow::Completion { input, reference }, Some(raft)) => {
+                let gold = set.train_gold.get(row).map(Vec::as_slice).unwrap_or_default();
+                Ok(TrainExample::Completion {
+                    messages: layout.raft_turns(row, input, gold, raft)?,
+                    completion: reference.clone(),
+                })
+            }
+            (row, _) => example(row, layout, settings.objective),
+        })
+        .collect::<Result<_, BackendError>>()?;
+    let probes = probes(&examples, PROBE_ROWS);
+    Ok(Lesson { dev: dev_examples(set, layout, raft)?, examples, probes })
+}
+
+fn probes(examples: &[TrainExample], most: usize) -> Vec<ProbeRow> {
     let rows = examples.iter().filter_map(|example| match example {
         TrainExample::Completion { messages, completion } => {
             Some(ProbeRow { messages: messages.clone(), completion: completion.clone() })
         }
+        TrainExample::Preference { messages, chosen, .. } => {
+            Some(ProbeRow { messages: messages.clone(), completion: chosen.clone() })
+        }
         TrainExample::Text(_) => None,
     });
-    rows.take(PROBE_ROWS).collect()
+    rows.take(most).collect()
 }
 
 /// The retriever of arms that do not search.

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bench_core::backend::{
     BackendError, Completion, Constraint, Embedder, Generator, IndexInfo, IndexJob, Indexer,
-    ModelFolder, Passage, Probe, ProbeRow, Progress, Request, Retriever, Stage, Task, TrainExample,
-    TrainJob, TrainOutcome, TrainStep, Trainer,
+    ModelFolder, Passage, Probe, ProbeRow, Progress, Request, Retriever, Served, Stage, Task,
+    TrainExample, TrainJob, TrainOutcome, TrainStep, Trainer,
 };
 use bench_core::chat::{Message, Role};
 use bench_core::dataset::Document;
@@ -191,6 +191,9 @@ impl Trainer for ScriptedTrainer {
                 TrainExample::Completion { messages, completion } => {
                     Some(Remembered { asked: last_turn(messages), say: completion.clone() })
                 }
+                TrainExample::Preference { messages, chosen, .. } => {
+                    Some(Remembered { asked: last_turn(messages), say: chosen.clone() })
+                }
                 TrainExample::Text(_) => None,
             })
             .collect();
@@ -213,11 +216,14 @@ impl Trainer for ScriptedTrainer {
         Ok(TrainOutcome {
             adapter: job.output.clone(),
             digest: digest::of_bytes(&bytes),
+            served: Served::Adapter,
             trainable_parameters: memory.len() as u64,
             total_parameters: memory.len() as u64,
             seconds: 0.0,
             peak_memory_bytes: 0,
             rows_too_long: 0,
+            best_step: None,
+            halved: 0,
             steps: vec![step],
         })
     }

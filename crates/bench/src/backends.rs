@@ -137,7 +137,14 @@ impl Backends for Real {
         adapter: Option<&Path>,
     ) -> Result<Arc<dyn Generator>, BackendError> {
         match &model.place {
-            Place::Local(folder) => self.loader.load(folder, adapter),
+            Place::Local(folder) => match adapter {
+                // Trained weights that are no adapter: a whole model in the base's place.
+                Some(trained) if trained.join("model.safetensors").exists() => {
+                    let folder = self.cache.model_folder(trained)?;
+                    self.loader.load(&folder, None)
+                }
+                adapter => self.loader.load(folder, adapter),
+            },
             Place::Endpoint(endpoint) => {
                 let key = key(endpoint.api_key_env.as_ref())?;
                 Ok(Arc::new(EndpointGenerator::new(endpoint, key)?))

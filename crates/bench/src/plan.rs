@@ -112,6 +112,7 @@ fn estimate(loaded: &Loaded, set: &LoadedSet, plan: &ArmPlan) -> Row {
     let rows = set.train.as_deref().unwrap_or_default();
     let length = |row: &TrainRow| match row {
         TrainRow::Completion { input, reference } => input.len() + reference.len(),
+        TrainRow::Preference { input, chosen, .. } => input.len() + chosen.len(),
         TrainRow::Text(text) => text.len(),
     };
     let row = mean(rows.iter().map(length).sum(), rows.len());

@@ -23,6 +23,28 @@ pub(crate) enum Weight {
     Owned(Arc<[f32]>),
 }
 
+impl Weight {
+    /// Says that the numbers will not be read again: what a mapped file holds of them in memory can
+    /// go. They would be read from the disk if they were.
+    pub(crate) fn release(&self) {
+        #[cfg(unix)]
+        if let Self::Mapped { file, bytes } = self {
+            // SAFETY: the mapping is of a file and is never written to, so a page that is dropped
+            // comes back as it was.
+            #[expect(unsafe_code, reason = "gives back the memory of mapped pages")]
+            let released = unsafe {
+                file.unchecked_advise_range(
+                    memmap2::UncheckedAdvice::DontNeed,
+                    bytes.start,
+                    bytes.len(),
+                )
+            };
+            // Memory that stays taken costs nothing but memory.
+            drop(released);
+        }
+    }
+}
+
 impl Deref for Weight {
     type Target = [f32];
 

@@ -28,6 +28,7 @@ pub(crate) struct Scratch {
 
 /// Predicts `targets[i]` from row `i` of `hidden` with the output matrix `head`. Where `weight` is
 /// given, `hidden` becomes the derivative of `weight` times the summed loss.
+#[cfg(test)]
 pub(crate) fn predict(
     hidden: &mut [f32],
     head: &[f32],
@@ -36,22 +37,72 @@ pub(crate) fn predict(
     weight: Option<f32>,
     scratch: &mut Scratch,
 ) -> Vec<Prediction> {
+    let weights = weight.map_or(Weights::None, Weights::Same);
+    predict_weighted(hidden, head, size, targets, weights, None, scratch)
+}
+
+/// How much each loss counts in the derivative.
+#[derive(Clone, Copy)]
+pub(crate) enum Weights<'a> {
+    /// No derivative is asked for.
+    None,
+    /// All the same.
+    Same(f32),
+    /// Each its own, negative where a target is to become less likely.
+    Each(&'a [f32]),
+}
+
+impl Weights<'_> {
+    fn of(self, row: usize) -> Option<f32> {
+        match self {
+            Self::None => None,
+            Self::Same(weight) => Some(weight),
+            Self::Each(weights) => Some(weights[row]),
+        }
+    }
+}
+
+/// [`predict`] with a weight per target. Adds the derivative to the output matrix to `d_head` where
+/// that is given.
+pub(crate) fn predict_weighted(
+    hidden: &mut [f32],
+    head: &[f32],
+    size: usize,
+    targets: &[u32],
+    weights: Weights<'_>,
+    mut d_head: Option<&mut [f32]>,
+    scratch: &mut Scratch,
+) -> Vec<Prediction> {
     let vocabulary = head.len() / size;
     let Scratch { lhs, logits } = scratch;
     let n_rows = targets.len();
     let mut predictions = Vec::with_capacity(n_rows);
-    for (hidden, targets) in hidden.chunks_mut(CHUNK * size).zip(targets.chunks(CHUNK)) {
+    let chunks = hidden.chunks_mut(CHUNK * size).zip(targets.chunks(CHUNK));
+    for (from, (hidden, targets)) in (0..).step_by(CHUNK).zip(chunks) {
         let rows = targets.len();
         logits.resize(CHUNK.min(n_rows) * vocabulary, 0.0);
         let logits = &mut logits[..rows * vocabulary];
         lhs.pack(hidden, rows, size, size);
         let rhs = Rhs::Columns { data: head, stride: size };
         product(&[Term::whole(lhs, rhs)], logits, vocabulary, vocabulary, Into::Set);
-        let rows_of_logits = logits.par_chunks_mut(vocabulary).zip(targets);
-        predictions.par_extend(rows_of_logits.map(|(logits, target)| row(logits, *target, weight)));
-        if weight.is_some() {
-            back(logits, rows, head, size, lhs, hidden);
+        let rows_of_logits = logits.par_chunks_mut(vocabulary).zip(targets).enumerate();
+        predictions.par_extend(
+            rows_of_logits
+                .map(|(index, (logits, target))| row(logits, *target, weights.of(from + index))),
+        );
+        if matches!(weights, Weights::None) {
+            continue;
         }
+        if let Some(d_head) = d_head.as_deref_mut() {
+            for from in (0..vocabulary).step_by(BLOCK) {
+                let block = BLOCK.min(vocabulary - from);
+                lhs.pack_transposed(&logits[from..], block, rows, vocabulary);
+                let rhs = Rhs::Rows { data: hidden, stride: size };
+                let d_head = &mut d_head[from * size..][..block * size];
+                product(&[Term::whole(lhs, rhs)], d_head, size, size, Into::Add);
+            }
+        }
+        back(logits, rows, head, size, lhs, hidden);
     }
     predictions
 }

@@ -41,6 +41,49 @@ pub(crate) fn norm_backward(dy: &[f32], x: &[f32], w: &[f32], epsilon: f32, dx: 
     );
 }
 
+/// Rows whose contributions to a weight's derivative are summed at a time; fixed, so that sums keep
+/// their order.
+const SUMMED_ROWS: usize = 256;
+
+/// Adds the derivative to `w` to `dw`: `dy · x / sqrt(mean(x²) + epsilon)` over all rows.
+pub(crate) fn norm_weight_backward(dy: &[f32], x: &[f32], epsilon: f32, dw: &mut [f32]) {
+    let size = dw.len();
+    let chunk = SUMMED_ROWS * size;
+    let sums: Vec<Vec<f32>> = dy
+        .par_chunks(chunk)
+        .zip(x.par_chunks(chunk))
+        .map(|(dy, x)| {
+            let mut sum = vec![0.0; size];
+            for (dy, x) in dy.chunks_exact(size).zip(x.chunks_exact(size)) {
+                let scale = inverse(x, epsilon);
+                sum.iter_mut().zip(dy).zip(x).for_each(|((sum, dy), x)| *sum += dy * x * scale);
+            }
+            sum
+        })
+        .collect();
+    for sum in sums {
+        dw.iter_mut().zip(sum).for_each(|(dw, sum)| *dw += sum);
+    }
+}
+
+/// Adds the derivative to `w` of [`norm_heads`] to `dw`, given the derivative to its result and what
+/// it was given.
+pub(crate) fn norm_heads_weight_backward(
+    d: &[f32],
+    x: &[f32],
+    stride: usize,
+    from: usize,
+    heads: usize,
+    epsilon: f32,
+    dw: &mut [f32],
+) {
+    let size = dw.len();
+    for (d, x) in d.chunks_exact(stride).zip(x.chunks_exact(stride)) {
+        let range = from..from + heads * size;
+        norm_weight_backward(&d[range.clone()], &x[range], epsilon, dw);
+    }
+}
+
 /// [`norm_backward`] for one row.
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "must be compiled for the caller's instruction set")]

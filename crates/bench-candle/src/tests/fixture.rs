@@ -82,7 +82,7 @@ pub(crate) fn examples(n: usize) -> Vec<TrainExample> {
 
 fn config(model_type: &str) -> serde_json::Value {
     json!({
-        "model_type": model_type, "hidden_act": "silu", "hidden_size": 32, "intermediate_size": 48,
+        "model_type": model_type, "hidden_act": "silu", "hidden_size": 32, "intermediate_size": 64,
         "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
         "head_dim": if model_type == "qwen3" { 16 } else { 8 }, "vocab_size": VOCABULARY,
         "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "max_position_embeddings": 512,

@@ -8,13 +8,15 @@ use serde::Deserialize;
 use crate::adapter::Layout;
 use crate::data::{Batch, Row};
 use crate::model::Model;
-use crate::optimizer::{AdamW, clip, norm};
+use bench_core::spec::Optimizer;
+
+use crate::optimizer::{AdamW, Rates, clip, norm};
 use crate::step::{Adapter, Engine, Keep};
 
 const FAMILIES: [&str; 4] = ["llama", "llama3", "qwen2", "qwen3"];
 
 #[derive(Deserialize)]
-struct Golden {
+pub(crate) struct Golden {
     ids: Vec<u32>,
     base: Vec<f64>,
     adapted: Vec<f64>,
@@ -22,11 +24,11 @@ struct Golden {
     norm: f64,
 }
 
-fn folder(family: &str) -> PathBuf {
+pub(crate) fn folder(family: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(family)
 }
 
-fn golden(family: &str) -> (Golden, Batch) {
+pub(crate) fn golden(family: &str) -> (Golden, Batch) {
     let text = fs::read(folder(family).join("golden.json")).unwrap();
     let golden: Golden = serde_json::from_slice(&text).unwrap();
     let row = Row { tokens: golden.ids.clone(), prompt: 0 };
@@ -67,7 +69,7 @@ fn steps_lead_where_those_of_peft_and_torch_lead() {
         let (layout, mut parameters) =
             Layout::read(&model.config, &folder(family).join("adapter")).unwrap();
         let mut engine = Engine::new(&model, batch.tokens.len());
-        let mut optimizer = AdamW::new(layout.len);
+        let mut optimizer = AdamW::new(Optimizer::Adamw, layout.len);
         for expected in &golden.course {
             let mut gradient = vec![0.0; layout.len];
             let adapter = Adapter { layout: &layout, parameters: &parameters, dropout: None };
@@ -76,7 +78,7 @@ fn steps_lead_where_those_of_peft_and_torch_lead() {
             let loss = loss / n as f64;
             assert!((loss - expected).abs() < 5e-4 * expected, "{family}: {loss}, {expected}");
             let share = clip(norm(&gradient), 1.0);
-            optimizer.step(&mut parameters, &gradient, share, 1e-2, 0.1);
+            optimizer.step(&mut parameters, &gradient, share, Rates::plain(1e-2, 0.1));
         }
         let found = norm(&parameters);
         assert!(

@@ -1,5 +1,6 @@
 //! Our derivatives against candle's, which knows only primitives, and against finite differences.
 
+use bench_core::spec::InitLoraWeights;
 use candle_core::{D, DType, Device, Tensor, Var};
 use candle_nn::ops::softmax;
 use rand::{Rng, SeedableRng};
@@ -32,7 +33,7 @@ impl Reference<'_> {
 
     fn linear(&self, layer: usize, projection: Projection, x: &Tensor) -> Tensor {
         let (rows, columns) = projection.shape(&self.model.config);
-        let Linear { weight, bias } = self.model.layers[layer].linear(projection);
+        let Linear { weight, bias, .. } = self.model.layers[layer].linear(projection);
         let mut y = x.matmul(&tensor(weight, (rows, columns)).t().unwrap()).unwrap();
         if let Some(bias) = bias {
             y = y.broadcast_add(&Tensor::new(&**bias, &Device::Cpu).unwrap()).unwrap();
@@ -135,7 +136,7 @@ struct Case {
 fn case(model_type: &str) -> Case {
     let fixture = Fixture::new(model_type);
     let model = Model::open(&fixture.base.path).unwrap();
-    let layout = Layout::of_settings(&model.config, &settings()).unwrap();
+    let layout = Layout::of_settings(&model, &settings()).unwrap();
     let mut random = ChaCha8Rng::seed_from_u64(3);
     let parameters = (0..layout.len).map(|_| random.random_range(-0.2..0.2)).collect();
     let rows = [(9, 4), (21, 0), (1 + 16, 16), (40, 11)]
@@ -257,7 +258,7 @@ fn dropout_leaves_the_mean_and_its_gradient_is_that_of_what_it_kept() {
 fn every_adapter_tensor_gets_a_gradient() {
     let mut case = case("qwen3");
     let model = Model::open(&case.fixture.base.path).unwrap();
-    let initial = case.layout.initial(&model.config, 0);
+    let initial = case.layout.initial(&model, InitLoraWeights::Default, 0);
     let mut check = |parameters: Vec<f32>, a_too: bool| {
         case.parameters = parameters;
         let (_, gradient) = case.learn(&[&[0, 1, 2, 3]], None, Keep::Activations);

@@ -3,9 +3,11 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use bench_core::backend::{ProbeRow, TrainExample, TrainJob, TrainOutcome, Trainer};
+use bench_core::backend::{
+    ModelFolder, Probe, ProbeRow, Served, TrainExample, TrainJob, TrainOutcome, TrainStep, Trainer,
+};
 use bench_core::chat::Message;
-use bench_core::spec::Finetune;
+use bench_core::spec::{Finetune, InitLoraWeights, Method, Objective, Optimizer, Quantization};
 use fs_err as fs;
 
 use super::fixture::{EOS, Fixture, examples, settings};
@@ -23,6 +25,9 @@ fn probe_rows(examples: &[TrainExample]) -> Vec<ProbeRow> {
     let row = |example: &TrainExample| match example.clone() {
         TrainExample::Completion { messages, completion } => ProbeRow { messages, completion },
         TrainExample::Text(text) => ProbeRow { messages: vec![], completion: text },
+        TrainExample::Preference { messages, chosen, .. } => {
+            ProbeRow { messages, completion: chosen }
+        }
     };
     examples.iter().map(row).collect()
 }
@@ -186,17 +191,20 @@ fn a_merged_model_predicts_what_base_and_adapter_do() {
 #[test]
 fn rows_that_are_too_long_are_counted_or_cut() {
     let fixture = Fixture::new("llama");
-    let mut rows = examples(4);
+    let mut rows = examples(24);
     rows.push(TrainExample::Completion {
         messages: vec![Message::user("long")],
         completion: "x".repeat(100),
     });
     let job = fixture.job("left out", rows.clone(), settings());
     assert_eq!(train(&job).rows_too_long, 1);
-    let cut = fixture.job("cut", rows, Finetune { truncate: true, ..settings() });
+    let cut = Finetune { truncate: true, ..settings() };
+    let cut = fixture.job("cut", rows.clone(), cut);
     assert_eq!(train(&cut).rows_too_long, 0);
+    let many = fixture.job("many", rows[20..].to_vec(), settings());
+    refused(&many, "1 of 5 training rows do not fit into `sequence_len: 64`");
     let plan = train_plan(&job).unwrap();
-    assert_eq!((plan.rows, plan.rows_too_long, plan.steps), (4, 1, 4));
+    assert_eq!((plan.rows, plan.rows_too_long, plan.steps), (24, 1, 24));
     let last = train(&job).steps.last().unwrap().tokens;
     assert_eq!(plan.tokens, last);
     assert!(plan.peak_memory_bytes > 64 << 20);
@@ -241,13 +249,317 @@ fn mistakes_are_named() {
 }
 
 #[test]
-fn a_loss_that_is_not_a_number_stops_the_job_and_leaves_nothing() {
+fn a_loss_that_stays_no_number_stops_the_job_and_what_was_good_is_kept() {
     let fixture = Fixture::new("llama");
     let diverging =
         Finetune { learning_rate: 1e30, num_epochs: 20, max_grad_norm: 0.0, ..settings() };
     let job = fixture.job("adapter", examples(4), diverging);
-    refused(&job, "not a number in 3 steps in a row");
+    refused(&job, "not a number at step");
     assert!(!fixture.path("adapter.part").exists());
+    assert!(!fixture.path("adapter.last_good").exists(), "no step was good");
+}
+
+#[test]
+fn a_rate_that_is_too_high_is_halved_and_what_was_good_is_kept() {
+    let fixture = Fixture::new("llama");
+    let bold = Finetune { num_epochs: 10, max_grad_norm: 0.0, ..settings() };
+    let (mut saved, mut kept) = (0, 0);
+    // Between rates that train and rates that never do lie some that halving saves.
+    for power in 4..36 {
+        let settings = Finetune { learning_rate: 10f64.powi(power), ..bold.clone() };
+        let job = fixture.job(&format!("bold{power}"), examples(4), settings);
+        let last_good = fixture.path(&format!("bold{power}.last_good"));
+        match CandleTrainer::default().train(&job, &mut |_| {}) {
+            Ok(outcome) if outcome.halved > 0 => {
+                let rates: Vec<f64> = outcome.steps.iter().map(|step| step.learning_rate).collect();
+                assert!(rates.windows(2).any(|pair| pair[1] < 0.6 * pair[0]), "{rates:?}");
+                assert!(outcome.steps.iter().all(|step| step.loss.is_finite()));
+                saved += 1;
+            }
+            Ok(_) => assert!(!last_good.exists()),
+            Err(error) => {
+                let error = error.chain();
+                assert_eq!(error.contains("is kept in"), last_good.exists(), "{error}");
+                if last_good.exists() {
+                    let rows = probe_rows(&job.examples);
+                    let probes = CandleTrainer::default().probe(&job.base, Some(&last_good), &rows);
+                    // Other rows than those of the step may still be too much for it.
+                    assert!(probes.unwrap().iter().any(|probe| probe.nll.is_finite()));
+                    kept += 1;
+                }
+            }
+        }
+    }
+    assert!(saved > 0 && kept > 0, "{saved} saved, {kept} kept");
+}
+
+/// Settings of every method, each with a model that has something to train.
+fn methods() -> Vec<(&'static str, &'static str, Finetune)> {
+    let all = Finetune {
+        optimizer: Optimizer::Adamw8bit,
+        neftune_noise_alpha: 5.0,
+        loraplus_lr_ratio: 4.0,
+        lora_dropout: 0.1,
+        use_rslora: true,
+        ..settings()
+    };
+    let of = |method| Finetune { method, last_layers: 1, ..settings() };
+    vec![
+        ("dora", "qwen3", Finetune { use_dora: true, ..all.clone() }),
+        ("pissa", "qwen2", Finetune { init_lora_weights: InitLoraWeights::Pissa, ..all.clone() }),
+        ("gaussian", "llama", Finetune { init_lora_weights: InitLoraWeights::Gaussian, ..all }),
+        ("qlora", "llama", Finetune { lora_dropout: 0.1, ..of(Method::Qlora) }),
+        ("full", "llama", of(Method::Full)),
+        ("full8", "qwen3", Finetune { optimizer: Optimizer::Adamw8bit, ..of(Method::Full) }),
+        ("last_layers", "qwen2", of(Method::LastLayers)),
+        ("head", "llama", of(Method::Head)),
+        ("bitfit", "qwen2", of(Method::Bitfit)),
+    ]
+}
+
+fn trained_files(job: &TrainJob) -> Vec<u8> {
+    let whole = job.output.join("model.safetensors");
+    if whole.exists() { fs::read(whole).unwrap() } else { weights(job) }
+}
+
+#[test]
+fn every_method_learns_and_ends_the_same_when_it_was_interrupted() {
+    for (name, model_type, settings) in methods() {
+        let fixture = Fixture::new(model_type);
+        let settings = Finetune { num_epochs: 3, ..settings };
+        let job = fixture.job(name, examples(7), settings);
+        let outcome = train(&job);
+        let epoch = |steps: &[TrainStep]| steps.iter().map(|step| step.loss).sum::<f64>();
+        let (first, last) = (epoch(&outcome.steps[..4]), epoch(&outcome.steps[8..]));
+        assert!(last < first, "{name}: {first} to {last}");
+        let cut = TrainJob { output: fixture.path("cut"), ..job.clone() };
+        let trainer = CandleTrainer { checkpoint_every: Duration::ZERO };
+        let killed = catch_unwind(AssertUnwindSafe(|| {
+            trainer.train(&cut, &mut |step| assert!(step.step < 5, "killed"))
+        }));
+        assert!(killed.is_err());
+        trainer.train(&cut, &mut |step| assert!(step.step > 5)).unwrap();
+        assert_eq!(trained_files(&cut), trained_files(&job), "{name}");
+    }
+}
+
+#[test]
+fn what_no_server_has_a_place_for_is_served_as_a_whole_model() {
+    for (name, model_type, settings) in methods() {
+        let fixture = Fixture::new(model_type);
+        let job = fixture.job(name, examples(6), settings.clone());
+        let outcome = train(&job);
+        let plain = settings.method.is_low_rank() && !settings.use_dora;
+        assert_eq!(outcome.served, if plain { Served::Adapter } else { Served::Merged }, "{name}");
+        let rows = probe_rows(&job.examples);
+        let trainer = CandleTrainer::default();
+        let base = trainer.probe(&job.base, None, &rows).unwrap();
+        let served = trainer.probe(&job.base, Some(&job.output), &rows).unwrap();
+        assert!(base.iter().zip(&served).all(|(a, b)| a.token_ids == b.token_ids));
+        let mean = |probes: &[Probe]| probes.iter().map(|p| p.nll).sum::<f64>();
+        assert!(mean(&served) < mean(&base), "{name}: {} {}", mean(&served), mean(&base));
+        assert_eq!(train(&job), outcome, "{name} is found again");
+        if plain {
+            continue;
+        }
+        let config = fs::read_to_string(job.output.join("config.json")).unwrap();
+        let config: serde_json::Value = serde_json::from_str(&config).unwrap();
+        let tied = model_type == "llama" && settings.method != Method::Head;
+        assert_eq!(config["tie_word_embeddings"], tied, "{name}");
+        assert!(job.output.join("tokenizer.json").exists());
+        assert_eq!(job.output.join("adapter/adapter_config.json").exists(), settings.use_dora);
+        // As a base of its own it is what was trained.
+        let merged = ModelFolder { path: job.output.clone(), ..job.base.clone() };
+        assert_eq!(trainer.probe(&merged, None, &rows).unwrap(), served);
+    }
+}
+
+#[test]
+fn a_quantised_base_is_trained_over_and_the_base_itself_is_served() {
+    let fixture = Fixture::new("llama");
+    let quantised = Finetune {
+        method: Method::Qlora,
+        quantization: Quantization::Q8_0,
+        num_epochs: 30,
+        ..settings()
+    };
+    let eight = train(&fixture.job("eight", examples(4), quantised.clone()));
+    let plain = Finetune { method: Method::Lora, ..quantised.clone() };
+    let exact = train(&fixture.job("exact", examples(4), plain));
+    let four = Finetune { quantization: Quantization::Q4_0, ..quantised };
+    let four = train(&fixture.job("four", examples(4), four));
+    let first = |outcome: &TrainOutcome| outcome.steps[0].loss;
+    let off = |outcome: &TrainOutcome| (first(outcome) - first(&exact)).abs();
+    assert!(off(&eight) < 0.05 && off(&eight) > 0.0, "{}", off(&eight));
+    assert!(off(&four) > off(&eight));
+    assert_eq!(eight.served, Served::Adapter);
+    assert!(eight.steps.last().unwrap().loss < 0.5 * first(&eight));
+}
+
+#[test]
+fn the_best_step_is_kept_and_training_stops_when_it_gets_no_better() {
+    let fixture = Fixture::new("llama");
+    let stopping = Finetune {
+        num_epochs: 40,
+        learning_rate: 2e-2,
+        eval_steps: Some(3),
+        early_stopping_patience: Some(4),
+        ..settings()
+    };
+    let mut job = fixture.job("stopped", examples(4), stopping.clone());
+    // What is measured has nothing to do with what is learnt: it gets worse.
+    let row = |text: &str| TrainExample::Completion {
+        messages: vec![Message::user("?")],
+        completion: text.into(),
+    };
+    job.dev = vec![row("zzzzzzzz"), row("%%%%%%%%%%")];
+    let outcome = train(&job);
+    let steps = outcome.steps.len() as u64;
+    assert!(steps < 80, "{steps}");
+    let measured: Vec<(u64, f64)> =
+        outcome.steps.iter().filter_map(|step| Some((step.step, step.dev_loss?))).collect();
+    assert!(measured.iter().all(|(step, _)| step % 3 == 0));
+    let best = measured.iter().min_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
+    assert_eq!(outcome.best_step, Some(best.0));
+    assert_eq!(steps, best.0 + 4 * 3);
+    // The adapter on disk has the loss that was measured at that step.
+    let probes =
+        CandleTrainer::default().probe(&job.base, Some(&job.output), &probe_rows(&job.dev));
+    let tokens = |probe: &Probe| probe.top1.len() as f64;
+    let probes = probes.unwrap();
+    let sum: f64 = probes.iter().map(|probe| probe.nll * tokens(probe)).sum();
+    let loss = sum / probes.iter().map(tokens).sum::<f64>();
+    assert!((loss - best.1).abs() < 1e-4, "{loss}, {}", best.1);
+
+    // Interrupted between the best step and the end, it ends the same.
+    let cut = TrainJob { output: fixture.path("cut"), ..job.clone() };
+    let trainer = CandleTrainer { checkpoint_every: Duration::ZERO };
+    let killed = catch_unwind(AssertUnwindSafe(|| {
+        trainer.train(&cut, &mut |step| assert!(step.step < best.0 + 5, "killed"))
+    }));
+    assert!(killed.is_err());
+    assert_eq!(train(&cut).best_step, outcome.best_step);
+    assert_eq!(weights(&cut), weights(&job));
+
+    let job = fixture.job("no dev", examples(4), stopping);
+    refused(&job, "give the set a `dev` file");
+    let mut job = fixture.job("parts", examples(8), Finetune { evals_per_epoch: 2, ..settings() });
+    job.dev = examples(2);
+    let measured: Vec<u64> = train(&job)
+        .steps
+        .iter()
+        .filter(|step| step.dev_loss.is_some())
+        .map(|step| step.step)
+        .collect();
+    assert_eq!(measured, [2, 4, 6, 8]);
+}
+
+#[test]
+fn a_checkpoint_that_is_half_written_counts_as_none() {
+    let fixture = Fixture::new("llama");
+    let whole = fixture.job("whole", examples(5), settings());
+    train(&whole);
+    for keep in [0, 7, 100, 5000] {
+        let cut = TrainJob { output: fixture.path(&format!("cut{keep}")), ..whole.clone() };
+        let trainer = CandleTrainer { checkpoint_every: Duration::ZERO };
+        let killed = catch_unwind(AssertUnwindSafe(|| {
+            trainer.train(&cut, &mut |step| assert!(step.step < 4, "killed"))
+        }));
+        assert!(killed.is_err());
+        let part = fixture.path(&format!("cut{keep}.part"));
+        let path = part.join("checkpoint.safetensors");
+        let bytes = fs::read(&path).unwrap();
+        fs::write(&path, &bytes[..keep]).unwrap();
+        // What a kill within a write leaves behind.
+        fs::write(part.join("checkpoint.new"), &bytes[..keep]).unwrap();
+        let mut first = None;
+        trainer.train(&cut, &mut |step| _ = first.get_or_insert(step.step)).unwrap();
+        assert_eq!(first, Some(1));
+        assert_eq!(weights(&cut), weights(&whole));
+    }
+}
+
+fn preferences(n: usize) -> Vec<TrainExample> {
+    examples(n)
+        .into_iter()
+        .map(|example| match example {
+            TrainExample::Completion { messages, completion } => TrainExample::Preference {
+                messages,
+                rejected: completion.chars().rev().collect(),
+                chosen: completion,
+            },
+            other => other,
+        })
+        .collect()
+}
+
+#[test]
+fn preferences_make_the_chosen_answer_likelier_than_the_rejected_one() {
+    let fixture = Fixture::new("qwen2");
+    let examples_of_both = preferences(6);
+    let rows = |chosen: bool| -> Vec<ProbeRow> {
+        let row = |example: &TrainExample| match example.clone() {
+            TrainExample::Preference { messages, chosen: a, rejected: b } => {
+                ProbeRow { messages, completion: if chosen { a } else { b } }
+            }
+            TrainExample::Completion { .. } | TrainExample::Text(_) => unreachable!(),
+        };
+        examples_of_both.iter().map(row).collect()
+    };
+    for objective in [Objective::Dpo, Objective::Orpo] {
+        let settings = Finetune { objective, num_epochs: 20, ..settings() };
+        let job = fixture.job(objective.name(), examples_of_both.clone(), settings);
+        assert_eq!(train_plan(&job).unwrap().rows, 6);
+        let outcome = train(&job);
+        let first = outcome.steps[0].loss;
+        if objective == Objective::Dpo {
+            assert!((first - 2f64.ln()).abs() < 1e-5, "the loss of a coin: {first}");
+        }
+        let last = outcome.steps.last().unwrap().loss;
+        assert!(last < 0.8 * first, "{objective:?}: {first} to {last}");
+        let trainer = CandleTrainer::default();
+        let sum = |adapter: Option<&std::path::Path>, chosen: bool| {
+            let probes = trainer.probe(&job.base, adapter, &rows(chosen)).unwrap();
+            probes.iter().map(|probe| probe.nll).sum::<f64>()
+        };
+        let margin = |adapter| sum(adapter, false) - sum(adapter, true);
+        assert!(margin(Some(job.output.as_path())) > margin(None) + 1.0, "{objective:?}");
+    }
+    let dpo = Finetune { objective: Objective::Dpo, ..settings() };
+    refused(&fixture.job("mixed up", examples(3), dpo), "does not suit `objective: dpo`");
+    refused(&fixture.job("mixed up", preferences(3), settings()), "does not suit `objective: sft`");
+}
+
+#[test]
+fn settings_that_do_not_go_together_are_refused() {
+    let fixture = Fixture::new("llama");
+    let job = |settings| fixture.job("adapter", examples(3), settings);
+    let full = Finetune { method: Method::Full, ..settings() };
+    refused(&job(Finetune { use_dora: true, ..full }), "does not go with `method: full`");
+    let pissa = InitLoraWeights::Pissa;
+    let both = Finetune { use_dora: true, init_lora_weights: pissa, ..settings() };
+    refused(&job(both), "`use_dora` does not go with `init_lora_weights: pissa`");
+    let bitfit = Finetune { method: Method::Bitfit, ..settings() };
+    refused(&job(bitfit), "models of type `llama` have no biases");
+    let layers = Finetune { method: Method::LastLayers, last_layers: 3, ..settings() };
+    refused(&job(layers), "`last_layers` is 3, and the model has 1 to 2 layers");
+}
+
+#[test]
+fn the_memory_that_a_job_will_take_follows_its_settings() {
+    let fixture = Fixture::new("qwen2");
+    let memory = |settings: Finetune| {
+        train_plan(&fixture.job("plan", examples(4), settings)).unwrap().peak_memory_bytes
+    };
+    let of = |method| Finetune { method, ..settings() };
+    let full = memory(of(Method::Full));
+    assert!(memory(of(Method::Head)) < full && memory(settings()) < full);
+    let eight = Finetune { optimizer: Optimizer::Adamw8bit, ..of(Method::Full) };
+    assert!(memory(eight) < full);
+    let pissa = Finetune { init_lora_weights: InitLoraWeights::Pissa, ..settings() };
+    assert!(memory(pissa) > memory(settings()));
+    let checkpointing = Finetune { gradient_checkpointing: true, ..settings() };
+    assert!(memory(checkpointing) < memory(settings()));
 }
 
 #[test]

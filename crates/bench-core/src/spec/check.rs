@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 
 use super::node::{Kind, Misfit, Node, Reader, Tree, did_you_mean, span};
 use super::problem::{Problem, Source, SpecError};
-use super::{Arm, EvalSet, Experiment, IndexBackend, Judge, JudgeMode, ModelSource, Strategy};
+use super::{
+    Arm, EvalSet, Experiment, IndexBackend, InitLoraWeights, Judge, JudgeMode, Mix, ModelSource,
+    Strategy,
+};
 
 mod prompting;
 
@@ -350,8 +353,16 @@ impl Sense<'_> {
                 }
             }
             Strategy::Finetune(finetune) => {
-                self.needs_train(i, arm, "fine-tuning");
+                match &finetune.mix {
+                    None => self.needs_train(i, arm, "fine-tuning"),
+                    Some(mix) => self.mix(i, arm, mix),
+                }
                 if let Some(raft) = &finetune.raft {
+                    if finetune.mix.is_some() {
+                        let help = "keep one of them";
+                        let path = ["arms", i, "strategy", "finetune", "mix"];
+                        self.add(&path, "`mix` does not go with `raft`", "here", help);
+                    }
                     self.raft(i, arm, finetune, raft);
                 }
                 if let Some(ModelSource::Endpoint(_)) = self.experiment.models.get(&arm.model) {
@@ -392,6 +403,41 @@ impl Sense<'_> {
                     ),
                     ("seeds", finetune.seeds.is_empty(), "at least one, for example [0]"),
                     ("limit", finetune.limit == Some(0), "at least 1, or leave it out"),
+                    ("last_layers", finetune.last_layers == 0, "at least 1"),
+                    ("beta", finetune.beta.is_nan() || finetune.beta <= 0.0, "more than 0"),
+                    (
+                        "loraplus_lr_ratio",
+                        finetune.loraplus_lr_ratio.is_nan() || finetune.loraplus_lr_ratio <= 0.0,
+                        "more than 0; 16 is usual, 1 is plain LoRA",
+                    ),
+                    (
+                        "neftune_noise_alpha",
+                        finetune.neftune_noise_alpha.is_nan() || finetune.neftune_noise_alpha < 0.0,
+                        "0 or more; 5 is usual",
+                    ),
+                    ("eval_steps", finetune.eval_steps == Some(0), "at least 1, or leave it out"),
+                    ("evals_per_epoch", finetune.evals_per_epoch == 0, "at least 1"),
+                    (
+                        "early_stopping_patience",
+                        finetune.early_stopping_patience == Some(0),
+                        "at least 1, or leave it out",
+                    ),
+                    (
+                        "load_best_model_at_end",
+                        finetune.needs_dev()
+                            && self.sets_of(arm).iter().any(|set| set.dev.is_none()),
+                        "every set of the arm a `dev` file: the validation loss is measured on it",
+                    ),
+                    (
+                        "method",
+                        !finetune.method.is_low_rank() && finetune.has_low_rank_settings(),
+                        "`lora` or `qlora`: `use_dora`, `use_rslora`, `init_lora_weights`, `loraplus_lr_ratio` and `lora_dropout` are settings of adapters",
+                    ),
+                    (
+                        "init_lora_weights",
+                        finetune.use_dora && finetune.init_lora_weights == InitLoraWeights::Pissa,
+                        "`pissa` or `use_dora`, not both: each changes what the other starts from",
+                    ),
                 ] {
                     if wrong {
                         self.add(
@@ -458,6 +504,41 @@ impl Sense<'_> {
     fn sets_of(&self, arm: &Arm) -> Vec<EvalSet> {
         let runs = |set: &&EvalSet| arm.on.as_ref().is_none_or(|on| on.contains(&set.name));
         self.experiment.eval_sets.iter().filter(runs).cloned().collect()
+    }
+
+    fn mix(&mut self, i: &str, arm: &Arm, mix: &Mix) {
+        let names: Vec<String> =
+            self.experiment.eval_sets.iter().map(|set| set.name.clone()).collect();
+        let known: Vec<&str> = names.iter().map(String::as_str).collect();
+        for (name, weight) in &mix.weights {
+            let path = ["arms", i, "strategy", "finetune", "mix", "weights", name];
+            self.known(&path, "eval set", name, &known);
+            let set = self.experiment.eval_sets.iter().find(|set| &set.name == name);
+            if set.is_some() && !self.sets_of(arm).iter().any(|set| &set.name == name) {
+                let message =
+                    format!("the mix names `{name}`, on which arm `{}` does not run", arm.name);
+                let help = "add it to the arm's `on`: what is learnt is reported for each set";
+                self.add(&path, message, "here", help);
+            }
+            if set.is_some_and(|set| set.train.is_none()) {
+                let help = "give the set `train: …jsonl`, or leave it out of the mix";
+                self.add(&path, format!("set `{name}` has no training rows"), "here", help);
+            }
+            if !weight.is_finite() || *weight <= 0.0 {
+                let help = "give more than 0, or leave the set out of the mix";
+                self.add(&path, format!("a weight of {weight} mixes nothing"), "here", help);
+            }
+        }
+        let path = ["arms", i, "strategy", "finetune", "mix", "temperature"];
+        if !mix.temperature.is_finite() || mix.temperature <= 0.0 {
+            let help = "give 1 for the sets' own sizes, or more to even them out";
+            self.add(&path, "`temperature` must be more than 0", "here", help);
+        }
+        if mix.weights.is_empty() {
+            let path = ["arms", i, "strategy", "finetune", "mix", "weights"];
+            let message = format!("the mix of arm `{}` names no set", arm.name);
+            self.add(&path, message, "here", "for example `weights: { facts: 1, commands: 2 }`");
+        }
     }
 
     fn needs_train(&mut self, i: &str, arm: &Arm, what: &str) {

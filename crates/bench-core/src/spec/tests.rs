@@ -40,6 +40,19 @@ fn check_problem(from: &str, to: &str, expect: &str) {
 }
 
 #[test]
+fn a_mix_shares_an_epoch_by_weight_and_temperature() {
+    let mix = |temperature| super::Mix { weights: std::collections::BTreeMap::new(), temperature };
+    let even = [(1.0, 100), (1.0, 300)];
+    assert_eq!(mix(1.0).counts(&even, 400), [100, 300]);
+    assert_eq!(mix(1e9).counts(&even, 400), [200, 200]);
+    assert_eq!(mix(2.0).counts(&even, 400), [146, 254]);
+    assert_eq!(mix(1.0).counts(&[(3.0, 100), (1.0, 300)], 400), [200, 200]);
+    assert_eq!(mix(1.0).counts(&[(1.0, 1), (1.0, 1), (1.0, 1)], 5), [2, 2, 1]);
+    assert_eq!(mix(1.0).counts(&[(1.0, 0), (1.0, 2)], 2), [0, 2]);
+    assert_eq!(mix(1.0).counts(&[(1.0, 0)], 2), [0]);
+}
+
+#[test]
 fn a_good_file_is_read_with_its_defaults() {
     let experiment = read(GOOD).unwrap();
     assert_eq!(experiment.name, "x");

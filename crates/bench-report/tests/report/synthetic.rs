@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use bench_core::backend::{IndexInfo, TrainOutcome, TrainStep};
+use bench_core::backend::{IndexInfo, Served, TrainOutcome, TrainStep};
 use bench_core::chat::Message;
 use bench_core::manifest::{IndexEntry, Machine, Manifest, ModelEntry, ParityEntry, TrainingEntry};
 use bench_core::record::{Answer, Outcome, Record, Retrieved, TrialId, Verdict};
@@ -221,11 +221,14 @@ fn manifest(experiment: Experiment, arms: &[Arm]) -> Manifest {
                     outcome: TrainOutcome {
                         adapter: "adapters/a".into(),
                         digest: "ad".repeat(32),
+                        served: Served::Adapter,
                         trainable_parameters: 4_884_480,
                         total_parameters: 139_400_000,
                         seconds: 117.5,
                         peak_memory_bytes: 2_400_000_000,
                         rows_too_long: 0,
+                        best_step: None,
+                        halved: 0,
                         steps: (1..=120).map(step).collect(),
                     },
                 });

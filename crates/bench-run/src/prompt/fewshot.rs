@@ -137,6 +137,9 @@ pub fn examples(train: &[TrainRow]) -> Vec<Example> {
             TrainRow::Completion { input, reference } => {
                 Some(Example { input: input.clone(), reference: reference.clone() })
             }
+            TrainRow::Preference { input, chosen, .. } => {
+                Some(Example { input: input.clone(), reference: chosen.clone() })
+            }
             TrainRow::Text(_) => None,
         })
         .collect()

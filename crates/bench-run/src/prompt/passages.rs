@@ -22,6 +22,7 @@ pub fn as_documents(train: &[TrainRow]) -> Vec<Document> {
             id: format!("train-{index}"),
             text: match row {
                 TrainRow::Completion { input, reference } => format!("{input}\n{reference}"),
+                TrainRow::Preference { input, chosen, .. } => format!("{input}\n{chosen}"),
                 TrainRow::Text(text) => text.clone(),
             },
             ..Document::default()

@@ -411,3 +411,28 @@ fn a_settled_set_is_asked_no_further_and_a_second_run_stops_there_too() {
     assert_eq!((all.records.len(), all.answered_now), (160, 93));
     assert!(all.manifest.stopped.is_empty());
 }
+
+#[test]
+fn one_adapter_learns_several_sets_and_is_reported_for_each() {
+    let folder = Folder::new();
+    folder.write("e2.jsonl", "{\"id\":\"d\",\"input\":\"other\",\"reference\":\"no\"}\n");
+    folder.write("t2.jsonl", "{\"input\":\"other\",\"reference\":\"no\"}\n");
+    let yaml = fs_err::read_to_string(folder.0.path().join("x.yaml")).unwrap();
+    let yaml = yaml
+        .replace(
+            "scorers: [exact_match] }]",
+            "scorers: [exact_match] }, { name: s2, path: e2.jsonl, train: t2.jsonl, scorers: [exact_match] }]",
+        )
+        .replace("seeds: [0, 1]", "mix: { weights: { s: 1, s2: 1 } }");
+    folder.write("x.yaml", &yaml);
+    let finished = folder.run(&Options::default()).unwrap();
+    for sample in ["c", "d"] {
+        assert_eq!(find(&finished, "tuned", sample).verdicts["exact_match"].value(), Some(1.0));
+    }
+    let training = &finished.manifest.training;
+    let sets: Vec<&str> = training.iter().map(|entry| entry.set.as_str()).collect();
+    assert_eq!(sets, ["s", "s2"]);
+    assert_eq!(training[0].outcome.digest, training[1].outcome.digest);
+    assert_eq!((training[0].rows, training[1].rows), (2, 2));
+    assert!(training.iter().all(|entry| entry.arms == ["tuned"]));
+}

@@ -1,0 +1,170 @@
+//! Every way to train, served by mistral.rs: the run compares trainer and server before an arm
+//! answers, on a toy model with seeded weights, and stops where they differ.
+
+use std::io::Write as _;
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use crate::Scratch;
+
+const HIDDEN: usize = 32;
+const INNER: usize = 64;
+const VOCABULARY: usize = 259;
+
+/// Tied, with biases on query, key and value, so that every method has something to train.
+fn write_model(folder: &Path) {
+    std::fs::create_dir_all(folder).unwrap();
+    let write = |name: &str, value: &Value| {
+        std::fs::write(folder.join(name), value.to_string()).unwrap();
+    };
+    write(
+        "config.json",
+        &json!({"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_act": "silu",
+                "hidden_size": HIDDEN, "intermediate_size": INNER, "num_hidden_layers": 2,
+                "num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-6,
+                "rope_theta": 10000.0, "max_position_embeddings": 256, "vocab_size": VOCABULARY,
+                "sliding_window": 256, "use_sliding_window": false, "max_window_layers": 2,
+                "tie_word_embeddings": true, "torch_dtype": "float32"}),
+    );
+    write("generation_config.json", &json!({"eos_token_id": [2]}));
+    write(
+        "tokenizer_config.json",
+        &json!({"bos_token": "<|im_start|>", "eos_token": "<|im_end|>",
+                "chat_template": "{% for message in messages %}{{ message['content'] }}{% endfor %}"}),
+    );
+    write("tokenizer.json", &tokenizer());
+    let mut shapes = vec![
+        ("model.embed_tokens.weight".to_owned(), vec![VOCABULARY, HIDDEN]),
+        ("model.norm.weight".to_owned(), vec![HIDDEN]),
+    ];
+    for layer in 0..2 {
+        let mut add = |name: &str, shape: &[usize]| {
+            shapes.push((format!("model.layers.{layer}.{name}"), shape.to_vec()));
+        };
+        for (name, out) in [("q_proj", HIDDEN), ("k_proj", HIDDEN / 2), ("v_proj", HIDDEN / 2)] {
+            add(&format!("self_attn.{name}.weight"), &[out, HIDDEN]);
+            add(&format!("self_attn.{name}.bias"), &[out]);
+        }
+        add("self_attn.o_proj.weight", &[HIDDEN, HIDDEN]);
+        add("mlp.gate_proj.weight", &[INNER, HIDDEN]);
+        add("mlp.up_proj.weight", &[INNER, HIDDEN]);
+        add("mlp.down_proj.weight", &[HIDDEN, INNER]);
+        add("input_layernorm.weight", &[HIDDEN]);
+        add("post_attention_layernorm.weight", &[HIDDEN]);
+    }
+    write_weights(&folder.join("model.safetensors"), &shapes);
+}
+
+fn write_weights(path: &Path, shapes: &[(String, Vec<usize>)]) {
+    let (mut header, mut data, mut state) = (Map::new(), Vec::new(), 7u64);
+    for (name, shape) in shapes {
+        let from = data.len();
+        for _ in 0..shape.iter().product::<usize>() {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let noise = 0.4 * ((state >> 40) as f32 / (1u64 << 23) as f32 - 1.0);
+            let value = if name.contains("norm") { 1.0 + noise } else { noise };
+            data.extend(value.to_le_bytes());
+        }
+        let entry = json!({"dtype": "F32", "shape": shape, "data_offsets": [from, data.len()]});
+        header.insert(name.clone(), entry);
+    }
+    let mut text = Value::Object(header).to_string();
+    text.extend(std::iter::repeat_n(' ', text.len().next_multiple_of(8) - text.len()));
+    let mut file = std::fs::File::create(path).unwrap();
+    file.write_all(&(text.len() as u64).to_le_bytes()).unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    file.write_all(&data).unwrap();
+}
+
+/// Bytes as tokens, in GPT-2's alphabet: printable ones stand for themselves, the others for what
+/// follows 255.
+fn tokenizer() -> Value {
+    let specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
+    let mut vocabulary: Map<String, Value> =
+        specials.iter().zip(0..).map(|(token, id)| ((*token).to_owned(), json!(id))).collect();
+    let mut next = 255;
+    for byte in 0..=255u32 {
+        let plain = matches!(byte, 33..=126 | 161..=172 | 174..=255);
+        next += u32::from(!plain);
+        let code = if plain { byte } else { next };
+        vocabulary.insert(char::from_u32(code).unwrap().to_string(), json!(byte + 3));
+    }
+    let added: Vec<Value> = specials
+        .iter()
+        .zip(0..)
+        .map(|(token, id)| {
+            json!({"id": id, "content": token, "single_word": false, "lstrip": false,
+                   "rstrip": false, "normalized": false, "special": true})
+        })
+        .collect();
+    let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
+                            "use_regex": false});
+    json!({"version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
+           "normalizer": null, "pre_tokenizer": byte_level, "post_processor": null,
+           "decoder": byte_level,
+           "model": {"type": "BPE", "dropout": null, "unk_token": null,
+                     "continuing_subword_prefix": null, "end_of_word_suffix": null,
+                     "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
+                     "vocab": vocabulary, "merges": []}})
+}
+
+#[test]
+fn every_method_is_served_as_it_was_trained() {
+    let scratch = Scratch::new();
+    write_model(&scratch.path().join("toy"));
+    // How each is served, and its settings.
+    let arms = [
+        ("lora", "adapter", "lora_r: 4"),
+        ("rslora", "adapter", "lora_r: 4, use_rslora: true"),
+        ("pissa", "adapter", "lora_r: 4, init_lora_weights: pissa"),
+        ("qlora", "adapter", "lora_r: 4, method: qlora"),
+        ("dora", "merged", "lora_r: 4, use_dora: true"),
+        ("last_layers", "merged", "method: last_layers, last_layers: 1"),
+        ("head", "merged", "method: head"),
+        ("bitfit", "merged", "method: bitfit"),
+        ("full", "merged", "method: full, optimizer: adamw_8bit"),
+    ];
+    let lines: Vec<String> = arms
+        .iter()
+        .map(|(name, _, settings)| {
+            format!(
+                "  - {{ name: {name}, model: m, strategy: {{ finetune: {{ num_epochs: 20, learning_rate: 1.0e-2, micro_batch_size: 2, {settings} }} }} }}"
+            )
+        })
+        .collect();
+    let lines = lines.join("\n");
+    scratch.write(
+        "x.yaml",
+        &format!(
+            "version: 1
+models: {{ m: {{ path: toy }} }}
+eval_sets:
+  - {{ name: forms, path: forms.jsonl, train: train.jsonl, scorers: [exact_match], limit: 1, max_tokens: 8 }}
+arms:
+  - {{ name: zero_shot, model: m, strategy: prompt }}
+{lines}
+compare: {{ baseline: zero_shot }}
+"
+        ),
+    );
+    let ran = scratch.bench(&["run", "x.yaml"]);
+    assert_eq!(ran.code, Some(0), "{ran:#?}");
+    let manifest: Value = serde_json::from_slice(&scratch.read("reports/x/manifest.json")).unwrap();
+    let training = manifest["training"].as_array().unwrap();
+    assert_eq!(training.len(), arms.len());
+    for (name, served, _) in arms {
+        let entry = training.iter().find(|entry| entry["arms"][0] == name).unwrap();
+        assert_eq!(entry["outcome"]["served"], served, "{name}");
+        let steps = entry["outcome"]["steps"].as_array().unwrap();
+        let loss = |step: &Value| step["loss"].as_f64().unwrap();
+        assert!(loss(&steps[steps.len() - 1]) < loss(&steps[0]), "{name}");
+    }
+    // Trainer and server agree on every arm, or the run had stopped.
+    let parity = manifest["parity"].as_array().unwrap();
+    assert_eq!(parity.len(), arms.len());
+    for check in parity {
+        assert_eq!(check["tokens"], check["top1_agree"], "{check}");
+        assert!(check["max_nll_difference"].as_f64().unwrap() < 1e-3, "{check}");
+    }
+}
