@@ -55,6 +55,18 @@ impl Sense<'_> {
                 let help = "give the set `dev: …jsonl`, samples that are not those of `path`";
                 self.add(&["arms", i], message, "here", help);
             }
+            let metric = match &tune.metric {
+                Some(name) => set.scorers.iter().find(|scorer| scorer.name() == name),
+                None => set.scorers.first(),
+            };
+            if metric == Some(&Scorer::Judge {}) {
+                let message = format!(
+                    "arm `{}` would choose its prompt by the judge's verdicts on set `{}`",
+                    arm.name, set.name
+                );
+                let help = "give `tune: { metric: … }` another scorer of the set";
+                self.add(&at("tune"), message, "a judge is not asked on dev", help);
+            }
             if let Some(metric) = &tune.metric {
                 let names: Vec<&str> = set.scorers.iter().map(Scorer::name).collect();
                 self.known(&at("tune"), "scorer", metric, &names);
