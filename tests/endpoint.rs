@@ -88,7 +88,7 @@ eval_sets: [{{ name: facts, path: eval.jsonl, corpus: corpus.jsonl, scorers: [ex
 embedder: hashing
 arms: [{{ name: zero, model: m, strategy: prompt }}, {{ name: rag, model: m, strategy: {{ rag: {{ retriever: bm25 }} }} }}]
 compare: {{ baseline: zero }}
-prices: {{ m: {{ input: 1, output: 2 }} }}
+prices: {{ date: 2026-11-21, models: {{ m: {{ input: 1, output: 2 }} }} }}
 "
         ),
     );

@@ -22,6 +22,9 @@ pub struct Manifest {
     pub files: BTreeMap<String, String>,
     /// The models that answered or judged, by their name in the experiment.
     pub models: BTreeMap<String, ModelEntry>,
+    /// Version of the figures of each scorer, see [`crate::spec::Scorer::version`]; 1 where absent.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub scorers: BTreeMap<String, u32>,
     /// Training runs, in the order they ran.
     pub training: Vec<TrainingEntry>,
     /// Indexes, in the order they were made.

@@ -12,12 +12,14 @@ use serde::{Deserialize, Serialize};
 mod calibration;
 mod check;
 mod node;
+mod prices;
 mod problem;
 mod prompting;
 mod resolve;
 
 pub use calibration::{Calibration, Labelled, parse_calibration};
 pub use check::parse;
+pub use prices::{BreakEven, Price, PriceList, Prices, TunedPrice, parse_prices};
 pub use problem::{Problem, Source, SpecError};
 pub use prompting::{
     CitationFigure, Constraint, ExampleOrder, Noise, Prompt, Propose, ProposeFrom, Query, Raft,
@@ -57,9 +59,12 @@ pub struct Experiment {
     /// How the run is carried out.
     #[serde(default)]
     pub run: Run,
-    /// Prices, by model name. A model without prices has no cost column.
+    /// What models cost. A model without prices has no cost column.
     #[serde(default)]
-    pub prices: BTreeMap<String, Price>,
+    pub prices: Prices,
+    /// What the break-even of fine-tuning against longer prompts assumes.
+    #[serde(default)]
+    pub break_even: BreakEven,
     /// Conditions on the result; a failed one makes the run exit with 100.
     #[serde(default)]
     pub gates: Vec<Gate>,
@@ -151,6 +156,10 @@ pub struct EvalSet {
     /// Meta fields to report separately.
     #[serde(default)]
     pub slices: Vec<String>,
+    /// The set measures general skills that fine-tuning must not cost: its scores are compared with
+    /// those of the untuned model, and shown as retention.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub retention: bool,
     /// Use only this many samples, drawn with `run.seed`.
     #[serde(default)]
     pub limit: Option<u32>,
@@ -280,6 +289,13 @@ impl Scorer {
             Self::ResistedInjection {} => "resisted_injection",
             Self::Judge {} => "judge",
         }
+    }
+
+    /// Version of its figures: scores of different versions are not compared. A change that gives
+    /// any answer another score raises the number in this list; a scorer that is not in it has 1.
+    pub fn version(&self) -> u32 {
+        const RAISED: &[(&str, u32)] = &[];
+        RAISED.iter().find(|(name, _)| *name == self.name()).map_or(1, |(_, version)| *version)
     }
 }
 
@@ -1096,34 +1112,79 @@ impl Default for StopWhen {
     }
 }
 
-/// What a model costs.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Price {
-    /// US dollars per million prompt tokens.
-    pub input: f64,
-    /// US dollars per million generated tokens.
-    pub output: f64,
-    /// US dollars per hour of the machine: added for the time an answer takes, and for training.
-    pub machine_hour: f64,
-}
-
-/// A condition on the result, on an interval's bound rather than on a mean.
+/// A condition on the result, on an interval's bound rather than on a mean. A gate that nothing could
+/// be measured for has failed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Gate {
     /// The eval set; all when absent.
     #[serde(default)]
     pub set: Option<String>,
-    /// A scorer's name.
+    /// A scorer's name, or one of `latency_p50_ms`, `latency_p95_ms`, `cost_per_1000_usd`,
+    /// `tokens_in`, `tokens_out`, `failed` (share of the trials), `training_cost_usd`, `retention`
+    /// (share of the base model's score that is left on sets with `retention: true`) and
+    /// `judge_agreement` (share of the answers on which the judge and the deciding scorer agree).
     pub metric: String,
     /// The arm.
     pub arm: String,
-    /// Compare with this arm: the bound is of the difference.
+    /// Compare with this arm: the bound is of the difference. For scorers only.
     #[serde(default)]
     pub vs: Option<String>,
     /// Condition on the interval's lower bound, for example `">= 0"`.
-    pub ci_lower: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ci_lower: Option<String>,
+    /// Condition on the interval's upper bound, for example `"<= 800"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ci_upper: Option<String>,
+}
+
+/// A parsed condition on an interval's bound.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Bound {
+    /// The number compared with.
+    pub value: f64,
+    /// Whether it may be met exactly.
+    pub is_inclusive: bool,
+    /// `>` or `>=` rather than `<` or `<=`.
+    pub is_lower: bool,
+}
+
+impl Bound {
+    /// Reads `>= 0`, `> 0.5`, `<= 800` or `< 0.1`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let text = text.trim();
+        let (is_lower, rest) = match text.strip_prefix('>') {
+            Some(rest) => (true, rest),
+            None => (false, text.strip_prefix('<')?),
+        };
+        let (is_inclusive, number) = match rest.strip_prefix('=') {
+            Some(number) => (true, number),
+            None => (false, rest),
+        };
+        let value: f64 = number.trim().parse().ok()?;
+        value.is_finite().then_some(Self { value, is_inclusive, is_lower })
+    }
+
+    /// Whether a figure meets the condition.
+    pub fn is_met(&self, figure: f64) -> bool {
+        let [low, high] = if self.is_lower { [self.value, figure] } else { [figure, self.value] };
+        if self.is_inclusive { low <= high } else { low < high }
+    }
+}
+
+impl Gate {
+    /// Metrics that are no scorers.
+    pub const FIGURES: [&'static str; 9] = [
+        "latency_p50_ms",
+        "latency_p95_ms",
+        "cost_per_1000_usd",
+        "tokens_in",
+        "tokens_out",
+        "failed",
+        "training_cost_usd",
+        "retention",
+        "judge_agreement",
+    ];
 }
 
 mod defaults {

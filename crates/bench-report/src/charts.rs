@@ -1,13 +1,18 @@
 //! Charts as SVG: one function per chart, from figures to a picture and its alternative text.
 
 use crate::ReportError;
+use crate::agreement::Agreement;
 use crate::evaluation::Evaluation;
 use crate::text::file_stem;
 
 mod bars;
+mod break_even;
 mod canvas;
+mod curve;
 mod forest;
+mod heat;
 mod lines;
+mod rates;
 mod tradeoff;
 
 pub(crate) use canvas::png;
@@ -37,15 +42,25 @@ pub(crate) fn all(evaluation: &Evaluation<'_>) -> Result<Vec<Chart>, ReportError
     let mut charts = Vec::new();
     for (at, set) in evaluation.sets.iter().enumerate() {
         let Some(metric) = set.primary() else { continue };
+        let [recall, ndcg] = lines::retrieval(evaluation, set)?;
+        let agreement = Agreement::of(set, &evaluation.options);
+        let confusion = agreement.map(|found| heat::confusion(set, &found)).transpose()?;
         let drawings = [
             forest::differences(evaluation, set, metric)?,
-            tradeoff::latency(set, metric)?,
-            tradeoff::cost(set, metric)?,
+            rates::retained(set)?,
+            tradeoff::latency(evaluation, set, metric)?,
+            tradeoff::cost(evaluation, set, metric)?,
+            break_even::crossings(evaluation, set)?,
             bars::outcomes(set, metric)?,
-            lines::recall(evaluation, set)?,
+            heat::slices(set, metric, &evaluation.options)?,
+            recall,
+            ndcg,
+            curve::learning(evaluation, set, metric)?,
             lines::training(evaluation, set)?,
             lines::latencies(set)?,
             bars::tokens(set)?,
+            confusion.flatten(),
+            rates::judges(evaluation, set)?,
         ];
         for Drawing { kind, title, alt, svg } in drawings.into_iter().flatten() {
             let path = format!("charts/{}_{kind}", file_stem(&set.set.name));

@@ -62,6 +62,8 @@ pub(crate) struct Contender<'a> {
     pub(crate) train_seed: u64,
     /// By sample, then repeat.
     pub(crate) trials: Vec<&'a Record>,
+    /// Of how many trials, from the first, the prompts are looked at.
+    n_prompted: usize,
     pub(crate) usage: Usage,
     pub(crate) training: Option<&'a TrainingEntry>,
     /// US dollars, where the experiment prices the machine.
@@ -115,6 +117,7 @@ impl<'a> Evaluation<'a> {
             ..Options::default()
         };
         let sorted = sorted(experiment.eval_sets.as_slice(), &plans, records)?;
+        let of_run = sorted.len();
         let mut by_set = vec![Vec::new(); experiment.eval_sets.len()];
         for (set, arm, record) in sorted {
             by_set[set].push((arm, record));
@@ -122,7 +125,11 @@ impl<'a> Evaluation<'a> {
         let sets = experiment.eval_sets.iter().zip(by_set);
         let sets = sets
             .map(|(set, trials)| SetResult::new(manifest, &plans, &options, set, &trials))
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut sets: Vec<SetResult<'a>> = sets;
+        for contender in sets.iter_mut().flat_map(|set| &mut set.contenders) {
+            contender.n_prompted = trials::prompted(contender.trials.len(), of_run);
+        }
         Ok(Self { manifest, plans, options, sets })
     }
 }
@@ -208,7 +215,8 @@ impl<'a> SetResult<'a> {
         let entrants: Vec<usize> = (0..contenders.len())
             .filter(|&at| contenders[..at].iter().all(|earlier| earlier.arm != contenders[at].arm))
             .collect();
-        let decision = metrics.first().map(|metric| {
+        // What was kept of general skills is looked at, not decided on.
+        let decision = metrics.first().filter(|_| !set.retention).map(|metric| {
             let barred = barred.as_deref();
             decided(metric, &clusters, &contenders, &entrants, &utility, barred, options)
         });
@@ -278,22 +286,30 @@ fn contenders<'a>(
                     entry.set == set && entry.seed == train_seed && entry.arms.contains(&plan.name)
                 })
             });
-            let hour = manifest.experiment.prices.get(&plan.model).map(|price| price.machine_hour);
-            let training_cost = training
-                .zip(hour.filter(|&hour| hour > 0.0))
-                .map(|(entry, hour)| entry.outcome.seconds / 3600.0 * hour);
+            let hour = manifest.experiment.prices.of(&plan.model, false);
+            let hour = hour.map(|price| price.training_hour()).filter(|&hour| hour > 0.0);
+            let training_cost =
+                training.zip(hour).map(|(entry, hour)| entry.outcome.seconds / 3600.0 * hour);
             let usage = Usage::of(trials);
             Contender {
                 name,
                 arm,
                 train_seed,
                 trials: trials.clone(),
+                n_prompted: trials.len(),
                 usage,
                 training,
                 training_cost,
             }
         })
         .collect()
+}
+
+impl<'a> Contender<'a> {
+    /// The trials whose prompts are looked at: all, or the first of very many.
+    pub(crate) fn prompted(&self) -> &[&'a Record] {
+        &self.trials[..self.n_prompted]
+    }
 }
 
 impl Usage {

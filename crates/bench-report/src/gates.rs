@@ -2,11 +2,13 @@
 
 use std::fmt::Write as _;
 
-use bench_core::spec::Gate;
+use bench_core::spec::{Bound, Gate};
+use bench_stats::{Clusters, estimate, quantile_interval, wilson};
 
-use crate::evaluation::{Evaluation, SetResult};
-use crate::judging;
-use crate::text::{signed, xml};
+use crate::agreement::Agreement;
+use crate::evaluation::{Contender, Evaluation, SetResult};
+use crate::text::{number, signed, xml};
+use crate::{judging, retention};
 
 /// One condition on one eval set (and one training seed).
 pub(crate) struct GateResult {
@@ -22,54 +24,123 @@ pub(crate) fn check(evaluation: &Evaluation<'_>) -> Vec<GateResult> {
     gates.iter().flat_map(|gate| one(evaluation, gate)).collect()
 }
 
+/// Ends of an interval; one that cannot be vouched for is absent.
+type Ends = [Option<f64>; 2];
+
 fn one(evaluation: &Evaluation<'_>, gate: &Gate) -> Vec<GateResult> {
     let wanted = |set: &&SetResult<'_>| gate.set.as_ref().is_none_or(|name| set.set.name == *name);
+    let conditions: Vec<(usize, &str, &str)> = [&gate.ci_lower, &gate.ci_upper]
+        .into_iter()
+        .zip(["lower", "upper"])
+        .enumerate()
+        .filter_map(|(end, (text, word))| Some((end, text.as_deref()?, word)))
+        .collect();
     let mut results = Vec::new();
     for set in evaluation.sets.iter().filter(wanted) {
         let arms = set.contenders.iter().enumerate();
         for (at, contender) in arms.filter(|(_, c)| evaluation.plans[c.arm].name == gate.arm) {
-            let Some(metric) = set.metrics.iter().find(|metric| {
-                metric.name.strip_suffix(judging::SELF).unwrap_or(&metric.name) == gate.metric
-            }) else {
-                continue;
-            };
-            let (subject, low) = match &gate.vs {
-                None => (String::new(), metric.estimates[at].as_ref().map(|estimate| estimate.low)),
-                Some(vs) => {
-                    // Of several seeds of the other arm, the one that is hardest to beat counts.
-                    let lows = metric.pairs.iter().filter_map(|(a, b, comparison)| {
-                        let is_other =
-                            |i: usize| evaluation.plans[set.contenders[i].arm].name == *vs;
-                        match (*a == at && is_other(*b), *b == at && is_other(*a)) {
-                            (true, _) => comparison.as_ref().map(|c| c.low),
-                            (_, true) => comparison.as_ref().map(|c| -c.high),
-                            _ => None,
-                        }
-                    });
-                    (format!(" over {vs}"), lows.min_by(f64::total_cmp))
-                }
-            };
-            let name = format!(
-                "{}: {} of {}{subject}, lower bound {}",
-                set.set.name, gate.metric, contender.name, gate.ci_lower
-            );
-            let failure = match (low, gate.bound()) {
-                (None, _) => Some("there is no such figure: too few scored samples".to_owned()),
-                (_, None) => Some(format!("`{}` is no condition", gate.ci_lower)),
-                (Some(low), Some((bound, inclusive))) => {
-                    let met = if inclusive { low >= bound } else { low > bound };
-                    (!met).then(|| format!("the lower bound is {}", signed(low)))
-                }
-            };
-            results.push(GateResult { name, failure });
+            let Some(ends) = measured(evaluation, gate, set, at, contender) else { continue };
+            let subject = gate.vs.as_ref().map_or(String::new(), |vs| format!(" over {vs}"));
+            for &(end, text, word) in &conditions {
+                let name = format!(
+                    "{}: {} of {}{subject}, {word} bound {text}",
+                    set.set.name, gate.metric, contender.name
+                );
+                let failure = match (ends[end], Bound::parse(text)) {
+                    (None, _) => Some("there is no such figure: too few answers or scores".into()),
+                    (_, None) => Some(format!("`{text}` is no condition")),
+                    (Some(figure), Some(bound)) => (!bound.is_met(figure)).then(|| {
+                        let figure = if Gate::FIGURES.contains(&gate.metric.as_str()) {
+                            number(figure)
+                        } else {
+                            signed(figure)
+                        };
+                        format!("the {word} bound is {figure}")
+                    }),
+                };
+                results.push(GateResult { name, failure });
+            }
         }
     }
     if results.is_empty() {
-        let name = format!("{} of {}, lower bound {}", gate.metric, gate.arm, gate.ci_lower);
+        let texts: Vec<String> =
+            conditions.iter().map(|(_, text, word)| format!("{word} bound {text}")).collect();
+        let name = format!("{} of {}, {}", gate.metric, gate.arm, texts.join(", "));
         let failure = "the run has no such arm, metric and set together".to_owned();
         results.push(GateResult { name, failure: Some(failure) });
     }
     results
+}
+
+/// The interval that a gate speaks of; `None` where the set has no such metric at all.
+fn measured(
+    evaluation: &Evaluation<'_>,
+    gate: &Gate,
+    set: &SetResult<'_>,
+    at: usize,
+    contender: &Contender<'_>,
+) -> Option<Ends> {
+    let options = &evaluation.options;
+    let usage = &contender.usage;
+    let mean_of = |figure: &dyn Fn(&bench_core::record::Answer) -> Option<f64>| -> Ends {
+        let answers = contender.trials.iter().filter_map(|record| record.answer());
+        let values: Vec<f64> = answers.filter_map(figure).collect();
+        match estimate(&values, &Clusters::none(), options) {
+            Some(estimate) => [Some(estimate.low), Some(estimate.high)],
+            None => [None; 2],
+        }
+    };
+    Some(match gate.metric.as_str() {
+        "latency_p50_ms" => quantile_interval(&usage.latencies, 0.5, options.level),
+        "latency_p95_ms" => quantile_interval(&usage.latencies, 0.95, options.level),
+        "cost_per_1000_usd" => {
+            mean_of(&|answer| answer.cost_usd).map(|end| end.map(|cost| cost * 1000.0))
+        }
+        "tokens_in" => mean_of(&|answer| Some(f64::from(answer.tokens_in))),
+        "tokens_out" => mean_of(&|answer| Some(f64::from(answer.tokens_out))),
+        "failed" => {
+            let share = wilson(usage.failed, usage.trials, options.level);
+            [share.as_ref().map(|e| e.low), share.as_ref().map(|e| e.high)]
+        }
+        "training_cost_usd" => [contender.training_cost; 2],
+        "retention" => {
+            if !set.set.retention {
+                return None;
+            }
+            let kept = retention::retained(set).into_iter().find(|kept| kept.contender == at);
+            kept.map_or([None; 2], |kept| kept.ends.map(Some))
+        }
+        "judge_agreement" => {
+            let agreement = Agreement::of(set, options)?;
+            let share = agreement.of_contender(at, options);
+            [share.as_ref().map(|e| e.low), share.as_ref().map(|e| e.high)]
+        }
+        name => {
+            let metric = set.metrics.iter().find(|metric| {
+                metric.name.strip_suffix(judging::SELF).unwrap_or(&metric.name) == name
+            })?;
+            let Some(vs) = &gate.vs else {
+                let estimate = metric.estimates[at].as_ref();
+                return Some([estimate.map(|e| e.low), estimate.map(|e| e.high)]);
+            };
+            // Of several seeds of the other arm, the one that is hardest to beat counts.
+            let is_other = |i: usize| evaluation.plans[set.contenders[i].arm].name == *vs;
+            let ends: Vec<[f64; 2]> = metric
+                .pairs
+                .iter()
+                .filter_map(|(a, b, comparison)| {
+                    let c = comparison.as_ref()?;
+                    match (*a == at && is_other(*b), *b == at && is_other(*a)) {
+                        (true, _) => Some([c.low, c.high]),
+                        (_, true) => Some([-c.high, -c.low]),
+                        _ => None,
+                    }
+                })
+                .collect();
+            let hardest = ends.into_iter().min_by(|a, b| a[0].total_cmp(&b[0]));
+            hardest.map_or([None; 2], |ends| ends.map(Some))
+        }
+    })
 }
 
 /// The gates as JUnit XML.

@@ -402,7 +402,7 @@ fn priced(
 ) -> JudgedItems {
     let took = manifest.judging.iter().find(|entry| entry.judge == name).cloned();
     let took = took.unwrap_or_default();
-    let price = manifest.experiment.prices.get(name);
+    let price = manifest.experiment.prices.of(name, false);
     let cost_usd = price.filter(|_| took.judgements > 0).map(|price| {
         (took.tokens_in as f64 * price.input + took.tokens_out as f64 * price.output) / 1e6
             + took.latency_ms / 3.6e6 * price.machine_hour

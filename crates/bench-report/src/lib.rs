@@ -8,15 +8,21 @@ use bench_core::record::Record;
 use bench_stats::Decision;
 use serde::Serialize;
 
+mod agreement;
 mod browser;
+mod budget;
 mod charts;
+mod compare;
 mod cost;
 mod diagnosis;
 mod effects;
 mod evaluation;
 mod gates;
+mod grid;
 mod judging;
+mod learning;
 mod page;
+mod retention;
 mod retrieval;
 mod sequential;
 mod table;
@@ -25,11 +31,13 @@ mod text;
 mod trials;
 mod variance;
 
+pub use compare::{RunComparison, Samples, Side, compare_runs};
 pub use judging::{Card, CardFigure, card, judge_report};
 pub use sequential::settled;
-pub use trials::{read_trials, scores_parquet, trials_parquet};
+pub use trials::{is_large, read_figures, read_trials, scores_parquet, trials_parquet};
 
 use evaluation::Evaluation;
+use tables::Trials;
 
 /// A report folder, not yet on disk.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,6 +48,9 @@ pub struct Report {
     pub decisions: Vec<SetDecision>,
     /// Each gate that is not met, with the reason; empty when all are met.
     pub failed_gates: Vec<String>,
+    /// Verdicts, gates and quality in a few lines of Markdown without pictures, for the summary of a
+    /// step of continuous integration.
+    pub summary: String,
 }
 
 /// The decision on one eval set.
@@ -87,6 +98,14 @@ pub enum ReportError {
     /// Parquet, but not ours.
     #[error("the file holds no trials of `bench`: give a `trials.parquet` of a report")]
     NotTrials,
+    /// A table was written by something else, or changed.
+    #[error(
+        "the file has no column `{column}`: it was changed after it was written; take it from Git, or run the experiment again, which asks nothing twice"
+    )]
+    MissingColumn {
+        /// The column.
+        column: &'static str,
+    },
     /// A cell that must hold something is null.
     #[error("column `{column}` is empty in row {row}: the file was changed after it was written")]
     EmptyCell {
@@ -143,6 +162,18 @@ struct DecisionFile<'a> {
 /// # Errors
 /// A manifest of a newer version, records of another experiment, a trial recorded twice.
 pub fn build(manifest: &Manifest, records: &[Record]) -> Result<Report, ReportError> {
+    make(manifest, records, Trials::Written)
+}
+
+/// The same report from [`read_figures`], without `tables/trials.parquet`, from which they were read.
+///
+/// # Errors
+/// As [`build`].
+pub fn rebuild(manifest: &Manifest, records: &[Record]) -> Result<Report, ReportError> {
+    make(manifest, records, Trials::Kept)
+}
+
+fn make(manifest: &Manifest, records: &[Record], trials: Trials) -> Result<Report, ReportError> {
     let evaluation = evaluated(manifest, records)?;
     let gates = gates::check(&evaluation);
     let failed_gates: Vec<String> = gates
@@ -161,7 +192,7 @@ pub fn build(manifest: &Manifest, records: &[Record]) -> Result<Report, ReportEr
         })
         .collect();
     let charts = charts::all(&evaluation)?;
-    let mut files = Vec::from(page::files(&evaluation, &charts, &gates)?);
+    let page::Pages { mut files, summary } = page::files(&evaluation, &charts, &gates)?;
     let decision = DecisionFile {
         format: 1,
         plan_digest: &manifest.plan_digest,
@@ -175,12 +206,12 @@ pub fn build(manifest: &Manifest, records: &[Record]) -> Result<Report, ReportEr
         let suite = &manifest.experiment.name;
         files.push(("junit.xml".into(), gates::junit(suite, &gates).into_bytes()));
     }
-    files.extend(tables::files(&evaluation)?);
+    files.extend(tables::files(&evaluation, trials)?);
     for chart in charts {
         files.push((format!("{}.png", chart.path), charts::png(&chart.svg)?));
         files.push((format!("{}.svg", chart.path), chart.svg.into_bytes()));
     }
-    Ok(Report { files, decisions, failed_gates })
+    Ok(Report { files, decisions, failed_gates, summary })
 }
 
 /// The HTML page for a server that shows it: style and script are not in it but at

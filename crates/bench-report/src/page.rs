@@ -4,24 +4,26 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bench_core::spec::{ArmPlan, PassageSource, Retrieval, Strategy};
 use bench_stats::{Comparison, Estimate};
+use minijinja::Environment;
 use minijinja::value::Value;
-use minijinja::{AutoEscape, Environment};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::charts::Chart;
-use crate::cost::break_even;
+use crate::cost::{Requests, break_even};
 use crate::diagnosis::{self, Outcome};
 use crate::evaluation::{Evaluation, Metric, RIGHT, SetResult};
 use crate::gates::GateResult;
+use crate::grid::{self, Grid, Head, Shown, figure, shown};
 use crate::tables::{cost_per_1000_right, slices_of};
 use crate::text::{
-    cut, dollars, duration, gibibytes, grouped, markdown, markdown_code, number, p_value,
-    printable, signed, tenth, whole,
+    cut, dollars, duration, gibibytes, number, p_value, printable, signed, tenth, whole,
 };
-use crate::{ReportError, browser, effects, retrieval};
+use crate::{ReportError, browser, effects, retention, retrieval};
 
+mod judging;
 mod prompting;
+mod variance;
 
 /// Flips that the page shows per arm and direction; all are in `flips.csv`.
 const FLIPS: usize = 5;
@@ -77,82 +79,13 @@ struct FlipGroup {
     grid: Grid,
 }
 
-/// A table for reading.
-#[derive(Default, Serialize)]
-struct Grid {
-    title: String,
-    note: String,
-    columns: Vec<Head>,
-    rows: Vec<Vec<Shown>>,
-    /// Long: folded away until asked for.
-    is_folded: bool,
+/// The pages of a report.
+pub(crate) struct Pages {
+    /// Markdown and HTML.
+    pub(crate) files: Vec<(String, Vec<u8>)>,
+    /// A few lines of Markdown.
+    pub(crate) summary: String,
 }
-
-#[derive(Serialize)]
-struct Head {
-    name: String,
-    is_number: bool,
-    is_code: bool,
-}
-
-#[derive(Serialize)]
-struct Shown {
-    text: String,
-    /// What the column sorts by, where it is not the text.
-    sort: Option<f64>,
-}
-
-impl Grid {
-    /// `>` before a name sets the column to the right, `` ` `` sets it as code.
-    fn new(title: &str, note: impl Into<String>, columns: &[&str]) -> Self {
-        let head = |name: &&str| Head {
-            name: name.trim_start_matches(['>', '`']).to_owned(),
-            is_number: name.starts_with('>'),
-            is_code: name.starts_with('`'),
-        };
-        Self {
-            title: title.to_owned(),
-            note: note.into(),
-            columns: columns.iter().map(head).collect(),
-            ..Self::default()
-        }
-    }
-
-    fn folded(self) -> Self {
-        Self { is_folded: true, ..self }
-    }
-}
-
-impl From<String> for Shown {
-    fn from(text: String) -> Self {
-        Self { text, sort: None }
-    }
-}
-
-impl From<&str> for Shown {
-    fn from(text: &str) -> Self {
-        text.to_owned().into()
-    }
-}
-
-impl From<usize> for Shown {
-    fn from(count: usize) -> Self {
-        Self { text: grouped(count as i64), sort: Some(count as f64) }
-    }
-}
-
-/// A figure written in some way and sorted by its value.
-fn figure(value: Option<f64>, write: impl Fn(Option<f64>) -> String) -> Shown {
-    Shown { text: write(value), sort: value }
-}
-
-macro_rules! shown {
-    ($($value:expr),* $(,)?) => { vec![$(Shown::from($value)),*] };
-}
-
-// After the macro, so that it knows it.
-mod judging;
-mod variance;
 
 /// The style of `report.html`.
 pub(crate) const STYLE: &str = include_str!("templates/report.css");
@@ -168,19 +101,20 @@ enum Place<'a> {
     Server(&'a str),
 }
 
-/// Both files: Markdown and HTML.
+/// Markdown, HTML and the summary.
 pub(crate) fn files(
     evaluation: &Evaluation<'_>,
     charts: &[Chart],
     gates: &[GateResult],
-) -> Result<[(String, Vec<u8>); 2], ReportError> {
+) -> Result<Pages, ReportError> {
     let page = page(evaluation, charts, gates);
     let environment = environment()?;
     let md = environment.get_template("report.md")?.render(&page)?;
     let html = html(&environment, evaluation, &page, Place::File)?;
     // Once for all that the pages hold, so that no field can be forgotten.
     let file = |name: &str, page: &str| (name.to_owned(), printable(page).into_bytes());
-    Ok([file("report.md", &md), file("report.html", &html)])
+    let summary = printable(&environment.get_template("summary.md")?.render(&page)?);
+    Ok(Pages { files: vec![file("report.md", &md), file("report.html", &html)], summary })
 }
 
 /// The HTML page as a server shows it.
@@ -195,16 +129,9 @@ pub(crate) fn served(
 }
 
 fn environment() -> Result<Environment<'static>, ReportError> {
-    let mut environment = Environment::new();
-    environment.set_trim_blocks(true);
-    environment.set_lstrip_blocks(true);
-    environment.set_keep_trailing_newline(true);
-    environment.set_auto_escape_callback(|name| {
-        if name.contains(".html") { AutoEscape::Html } else { AutoEscape::None }
-    });
-    environment.add_filter("md", |text: String| markdown(&text));
-    environment.add_filter("md_code", |text: String| markdown_code(&text));
+    let mut environment = grid::environment()?;
     environment.add_template("report.md", include_str!("templates/report.md.j2"))?;
+    environment.add_template("summary.md", include_str!("templates/summary.md.j2"))?;
     environment.add_template("report.html", include_str!("templates/report.html.j2"))?;
     Ok(environment)
 }
@@ -301,7 +228,12 @@ fn section<'c>(
     let name = set.set.name.clone();
     let decision = set.decision.as_ref();
     let winner = decision.and_then(|decision| decision.winner.as_deref());
-    let reason = decision.map_or("nothing was scored", |decision| decision.reason.as_str());
+    let kept = retention_words(set);
+    let reason = match (decision, set.set.retention) {
+        (Some(decision), _) => decision.reason.as_str(),
+        (None, true) => kept.as_str(),
+        (None, false) => "nothing was scored",
+    };
     // The reason opens with "use X: " or "undecided: ", which is the headline here.
     let reason = reason.split_once(": ").map_or(reason, |(_, rest)| rest);
     let best = decision.and_then(|decision| {
@@ -316,7 +248,11 @@ fn section<'c>(
     let mut section = Section {
         name,
         state: if winner.is_some() { "decided" } else { "undecided" },
-        headline: winner.map_or("undecided".into(), |winner| format!("use {winner}")),
+        headline: match winner {
+            Some(winner) => format!("use {winner}"),
+            None if set.set.retention => "general skills".into(),
+            None => "undecided".into(),
+        },
         reason: reason.to_owned(),
         confidence: best.unwrap_or_default(),
         sentences: decision
@@ -384,6 +320,7 @@ fn section<'c>(
         prompting::budget_grid(set),
         slice_grid(evaluation, set, primary),
         break_even_grid(evaluation, set),
+        retention_grid(set),
     ];
     section.grids.extend(self::judging::grids(evaluation, set));
     section.grids.retain(|grid| !grid.rows.is_empty());
@@ -406,6 +343,19 @@ fn stop_note(evaluation: &Evaluation<'_>, set: &SetResult<'_>) -> String {
     format!(
         "{what} On the deciding metric, intervals, p-values, verdicts and decision are those of confidence sequences, which hold at every look; they are wider than intervals for a number of samples fixed beforehand."
     )
+}
+
+/// What the arms kept of general skills, in a sentence without its full stop.
+fn retention_words(set: &SetResult<'_>) -> String {
+    let kept: Vec<String> = retention::retained(set)
+        .iter()
+        .map(|kept| {
+            let name = &set.contenders[kept.contender].name;
+            let [low, high] = kept.ends.map(|end| end * 100.0);
+            format!("{name} keeps {:.0} % ({low:.0} to {high:.0} %)", kept.share * 100.0)
+        })
+        .collect();
+    if kept.is_empty() { "there is nothing to compare with".into() } else { kept.join("; ") }
 }
 
 fn plural(count: usize, what: &str) -> String {
@@ -531,16 +481,7 @@ fn usage(evaluation: &Evaluation<'_>, set: &SetResult<'_>) -> Grid {
         ]);
         grid.rows.push(row);
     }
-    // Columns that say nothing in this run only widen the table.
-    for column in (2..grid.columns.len()).rev() {
-        let says_nothing =
-            grid.rows.iter().all(|row| row[column].text == "–" || row[column].text == "0");
-        if says_nothing {
-            grid.columns.remove(column);
-            grid.rows.iter_mut().for_each(|row| drop(row.remove(column)));
-        }
-    }
-    grid
+    grid.without_empty_columns(2)
 }
 
 fn pairs(evaluation: &Evaluation<'_>, set: &SetResult<'_>, metric: &Metric) -> Grid {
@@ -728,23 +669,51 @@ fn slice_grid(evaluation: &Evaluation<'_>, set: &SetResult<'_>, metric: &Metric)
 }
 
 fn break_even_grid(evaluation: &Evaluation<'_>, set: &SetResult<'_>) -> Grid {
+    let experiment = &evaluation.manifest.experiment;
+    let assumed = &experiment.break_even;
+    let trained = assumed
+        .retrain_weeks
+        .map_or("once".to_owned(), |weeks| format!("every {}", plural_of(weeks, "week")));
+    let mut note = format!(
+        "Requests a month from which the trained arm is the cheaper one, over {}, trained {trained}; from the prices of the experiment and the tokens and times of this run. The band is that of the saving. It counts money alone: see the quality beside it. Judging is in no figure.",
+        plural(assumed.months as usize, "month"),
+    );
+    for (is_assumed, words) in [
+        (
+            assumed.price_fall_percent > 0.0,
+            format!(" Prices of answering fall by {} % a year.", assumed.price_fall_percent),
+        ),
+        (
+            assumed.idle_hours > 0.0,
+            format!(" A trained arm's machine idles {} hours a month.", assumed.idle_hours),
+        ),
+        (
+            experiment.prices.list().is_some_and(|list| !list.date.is_empty()),
+            format!(" Prices of {}.", experiment.prices.list().map_or("", |list| &list.date)),
+        ),
+    ] {
+        if is_assumed {
+            note.push_str(&words);
+        }
+    }
     let mut grid = Grid::new(
         "Break-even",
-        "Answers after which training has paid for itself, from the prices of the experiment and the tokens and times of this run; the band is that of the saving.",
+        note,
         &[
             "arm",
             "against",
             ">training USD",
             ">saving per 1,000 in USD",
             ">its interval",
-            ">answers",
+            ">requests a month",
             ">band",
+            ">quality difference",
+            "quality",
         ],
     );
-    let answers = |n: Option<f64>| n.map_or("never".to_owned(), whole);
-    for found in break_even(set, &evaluation.options) {
-        let [saving, low, high] = found.saving.map(|saving| saving * 1000.0);
-        let [middle, few, many] = found.answers();
+    for found in break_even(evaluation, set) {
+        let [saving, low, high] = found.cached_saving.map(|saving| saving * 1000.0);
+        let [middle, few, many] = found.requests;
         let mut row = shown![
             set.contenders[found.trained].name.as_str(),
             set.contenders[found.other].name.as_str(),
@@ -753,10 +722,49 @@ fn break_even_grid(evaluation: &Evaluation<'_>, set: &SetResult<'_>) -> Grid {
             figure(Some(found.training_cost), dollars),
             figure(Some(saving), dollars),
             figure(Some(low), |_| format!("{} to {}", dollars(low), dollars(high))),
-            figure(middle, answers),
-            figure(few, |_| match (few, many) {
-                (None, None) => "never".into(),
-                _ => format!("{} to {}", answers(few), answers(many)),
+            figure(middle.count(), |_| requests(middle)),
+            figure(few.count(), |_| match (few, many) {
+                (few, many) if few == many => requests(few),
+                (few, many) => format!("{} to {}", requests(few), requests(many)),
+            }),
+            figure(found.quality.as_ref().map(|c| c.difference), |x| x.map_or("–".into(), signed)),
+        ]);
+        row.push(found.quality.as_ref().map_or("–", |c| c.verdict.word()).into());
+        grid.rows.push(row);
+    }
+    grid
+}
+
+/// From how many requests a month on, in words.
+pub(crate) fn requests(requests: Requests) -> String {
+    match requests {
+        Requests::Always => "any".into(),
+        Requests::From(count) => whole(count),
+        Requests::UpTo(count) => format!("up to {}", whole(count)),
+        Requests::Never => "never".into(),
+    }
+}
+
+fn plural_of(count: f64, what: &str) -> String {
+    if (count - 1.0).abs() < 1e-9 { what.to_owned() } else { format!("{count} {what}s") }
+}
+
+fn retention_grid(set: &SetResult<'_>) -> Grid {
+    let name = set.baseline.map_or("", |at| set.contenders[at].name.as_str());
+    let mut grid = Grid::new(
+        "Retention",
+        format!(
+            "Share of the score of {name} that an arm keeps on these general questions; the interval is that of the paired difference."
+        ),
+        &["arm", ">kept", ">its interval"],
+    );
+    for kept in retention::retained(set) {
+        let percent = |share: f64| format!("{:.1} %", share * 100.0);
+        let mut row = shown![set.contenders[kept.contender].name.as_str()];
+        row.extend([
+            figure(Some(kept.share), |_| percent(kept.share)),
+            figure(Some(kept.ends[0]), |_| {
+                format!("{} to {}", percent(kept.ends[0]), percent(kept.ends[1]))
             }),
         ]);
         grid.rows.push(row);

@@ -3,7 +3,7 @@
 use polars::io::parquet::write::KeyValueMetadata;
 use polars::prelude::{Column, CsvWriter, DataFrame, ParquetWriter, PolarsResult, SerWriter as _};
 
-use crate::text;
+use crate::{ReportError, text};
 
 /// One cell. `None` is an empty field in CSV and a null in Parquet.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,7 +51,12 @@ impl Table {
     }
 
     pub(crate) fn parquet(&self) -> PolarsResult<Vec<u8>> {
-        parquet(self.frame(str::to_owned)?, Vec::new())
+        parquet(self.exact_frame()?, Vec::new())
+    }
+
+    /// The rows as they are.
+    pub(crate) fn exact_frame(&self) -> PolarsResult<DataFrame> {
+        self.frame(str::to_owned)
     }
 
     fn frame(&self, clean: impl Fn(&str) -> String) -> PolarsResult<DataFrame> {
@@ -99,6 +104,27 @@ pub(crate) fn parquet(
     ParquetWriter::new(&mut bytes)
         .with_key_value_metadata(Some(KeyValueMetadata::from_static(labels)))
         .finish(&mut frame)?;
+    Ok(bytes)
+}
+
+/// Writes frames of equal columns one after the other, so that only one is in memory at once; `none`
+/// gives the columns where there is no frame.
+pub(crate) fn batches(
+    mut frames: impl Iterator<Item = Result<DataFrame, ReportError>>,
+    none: impl FnOnce() -> Result<DataFrame, ReportError>,
+    labels: Vec<(String, String)>,
+) -> Result<Vec<u8>, ReportError> {
+    let first = frames.next().unwrap_or_else(none)?;
+    let Some(second) = frames.next() else { return Ok(parquet(first, labels)?) };
+    let mut bytes = Vec::new();
+    let schema = first.schema().clone();
+    let mut writer = ParquetWriter::new(&mut bytes)
+        .with_key_value_metadata(Some(KeyValueMetadata::from_static(labels)))
+        .batched(&schema)?;
+    for frame in [Ok(first), second].into_iter().chain(frames) {
+        writer.write_batch(&frame?)?;
+    }
+    writer.finish()?;
     Ok(bytes)
 }
 

@@ -3,15 +3,19 @@
 use bench_core::record::Record;
 use bench_stats::{Estimate, Test};
 
-use crate::cost::break_even;
+use crate::agreement::Agreement;
+use crate::budget::{PARTS, budget};
+use crate::cost::{Costing, Horizon, break_even};
 use crate::diagnosis::{self, Outcome};
 use crate::effects::{effects, seeds};
 use crate::evaluation::{Evaluation, SetResult};
+use crate::learning::curves;
+use crate::retention::retained;
 use crate::retrieval;
 use crate::table::Kind::{Count, Number, Text};
 use crate::table::{Table, row};
 use crate::text::cut;
-use crate::trials::{scores_parquet, trials_parquet};
+use crate::trials::{scores_of, trials_of};
 use crate::{ReportError, judging};
 
 pub(crate) mod prompting;
@@ -19,18 +23,32 @@ pub(crate) mod prompting;
 /// Characters of an answer that `flips.csv` keeps.
 const FLIP_TEXT: usize = 1000;
 
+/// Whether the file of trials is among the tables.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trials {
+    /// It is made from the records.
+    Written,
+    /// It is there already: the records were read from it, in part.
+    Kept,
+}
+
 /// Every table, by path.
-pub(crate) fn files(evaluation: &Evaluation<'_>) -> Result<Vec<(String, Vec<u8>)>, ReportError> {
-    let records: Vec<Record> = evaluation
+pub(crate) fn files(
+    evaluation: &Evaluation<'_>,
+    trials: Trials,
+) -> Result<Vec<(String, Vec<u8>)>, ReportError> {
+    let records: Vec<&Record> = evaluation
         .sets
         .iter()
         .flat_map(|set| set.contenders.iter().flat_map(|contender| &contender.trials))
-        .map(|record| (*record).clone())
+        .copied()
         .collect();
-    let mut files = vec![
-        ("tables/trials.parquet".to_owned(), trials_parquet(&records)?),
-        ("tables/scores.parquet".to_owned(), scores_parquet(&records)?),
-    ];
+    let mut files = Vec::new();
+    if trials == Trials::Written {
+        files.push(("tables/trials.parquet".to_owned(), trials_of(&records)?));
+    }
+    files.push(("tables/scores.parquet".to_owned(), scores_of(&records)?));
+    drop(records);
     let (summary, pairs) = (summary(evaluation), pairs(evaluation));
     files.push(("tables/summary.parquet".into(), summary.parquet()?));
     files.push(("tables/pairs.parquet".into(), pairs.parquet()?));
@@ -49,6 +67,10 @@ pub(crate) fn files(evaluation: &Evaluation<'_>) -> Result<Vec<(String, Vec<u8>)
         ("flips", flips(evaluation)),
         ("budgets", prompting::budget_table(evaluation)),
         ("tuning", prompting::tuning_table(evaluation)),
+        ("tokens", tokens(evaluation)),
+        ("learning_curve", learning_curve(evaluation)),
+        ("retention", retention_table(evaluation)),
+        ("agreement", agreement(evaluation)),
     ]
     .into_iter()
     .chain(
@@ -506,10 +528,21 @@ fn costs(evaluation: &Evaluation<'_>) -> Table {
         ("latency_p50_ms", Number),
         ("latency_p95_ms", Number),
         ("tokens_per_second", Number),
+        ("cost_per_1000_low_usd", Number),
+        ("cost_per_1000_high_usd", Number),
+        ("cost_per_right_usd", Number),
+        ("cached_tokens_in", Number),
+        ("cached_cost_per_1000_usd", Number),
+        ("training_hours", Number),
+        ("trainings", Number),
+        ("fixed_per_month_usd", Number),
     ]);
+    let horizon = Horizon::of(&evaluation.manifest.experiment.break_even);
     for set in &evaluation.sets {
         for (at, contender) in set.contenders.iter().enumerate() {
             let usage = &contender.usage;
+            let costing = Costing::of(evaluation, contender);
+            let costing = costing.as_ref();
             table.push(row![
                 set.set.name.as_str(),
                 contender.name.as_str(),
@@ -530,6 +563,14 @@ fn costs(evaluation: &Evaluation<'_>) -> Table {
                 usage.latency(0.5),
                 usage.latency(0.95),
                 usage.tokens_per_second,
+                costing.map(|c| c.per_answer.low * 1000.0),
+                costing.map(|c| c.per_answer.high * 1000.0),
+                cost_per_1000_right(set, at).map(|cost| cost / 1000.0),
+                costing.map(|c| c.cached_tokens),
+                costing.map(|c| c.cached.mean * 1000.0),
+                contender.training.map(|entry| entry.outcome.seconds / 3600.0),
+                costing.map(|c| c.trainings),
+                costing.map(|c| c.fixed(&horizon)),
             ]);
         }
     }
@@ -561,9 +602,17 @@ fn break_evens(evaluation: &Evaluation<'_>) -> Table {
         ("answers", Number),
         ("answers_low", Number),
         ("answers_high", Number),
+        ("cached_saving_per_1000_usd", Number),
+        ("cheaper", Text),
+        ("requests_per_month", Number),
+        ("requests_low", Number),
+        ("requests_high", Number),
+        ("requests_high_cheaper", Text),
+        ("quality_difference", Number),
+        ("quality_verdict", Text),
     ]);
     for set in &evaluation.sets {
-        for found in break_even(set, &evaluation.options) {
+        for found in break_even(evaluation, set) {
             let [saving, low, high] = found.saving.map(|saving| saving * 1000.0);
             let [answers, few, many] = found.answers();
             table.push(row![
@@ -577,6 +626,127 @@ fn break_evens(evaluation: &Evaluation<'_>) -> Table {
                 answers,
                 few,
                 many,
+                found.cached_saving[0] * 1000.0,
+                found.requests[0].word(),
+                found.requests[0].count(),
+                found.requests[1].count(),
+                found.requests[2].count(),
+                found.requests[2].word(),
+                found.quality.as_ref().map(|c| c.difference),
+                found.quality.as_ref().map(|c| c.verdict.word()),
+            ]);
+        }
+    }
+    table
+}
+
+fn tokens(evaluation: &Evaluation<'_>) -> Table {
+    let mut table = Table::new(&[("set", Text), ("arm", Text), ("part", Text), ("tokens", Number)]);
+    for set in &evaluation.sets {
+        for contender in &set.contenders {
+            for (part, tokens) in PARTS.iter().zip(budget(contender)) {
+                table.push(row![set.set.name.as_str(), contender.name.as_str(), *part, tokens]);
+            }
+        }
+    }
+    table
+}
+
+fn learning_curve(evaluation: &Evaluation<'_>) -> Table {
+    let mut table = Table::new(&[
+        ("set", Text),
+        ("curve", Text),
+        ("metric", Text),
+        ("rows", Count),
+        ("seeds", Count),
+        ("n", Count),
+        ("value", Number),
+        ("ci_low", Number),
+        ("ci_high", Number),
+        ("fitted", Number),
+        ("ceiling", Number),
+        ("scale", Number),
+        ("exponent", Number),
+    ]);
+    for set in &evaluation.sets {
+        let Some(metric) = set.primary() else { continue };
+        for curve in curves(evaluation, set, metric) {
+            for point in &curve.points {
+                table.push(row![
+                    set.set.name.as_str(),
+                    curve.name.as_str(),
+                    metric.name.as_str(),
+                    point.rows,
+                    point.contenders.len(),
+                    point.estimate.n,
+                    point.estimate.mean,
+                    point.estimate.low,
+                    point.estimate.high,
+                    curve.law.map(|law| law.at(point.rows as f64)),
+                    curve.law.map(|law| law.ceiling),
+                    curve.law.map(|law| law.scale),
+                    curve.law.map(|law| law.exponent),
+                ]);
+            }
+        }
+    }
+    table
+}
+
+fn retention_table(evaluation: &Evaluation<'_>) -> Table {
+    let mut table = Table::new(&[
+        ("set", Text),
+        ("arm", Text),
+        ("metric", Text),
+        ("kept", Number),
+        ("ci_low", Number),
+        ("ci_high", Number),
+    ]);
+    for set in &evaluation.sets {
+        let Some(metric) = set.primary() else { continue };
+        for kept in retained(set) {
+            table.push(row![
+                set.set.name.as_str(),
+                set.contenders[kept.contender].name.as_str(),
+                metric.name.as_str(),
+                kept.share,
+                kept.ends[0],
+                kept.ends[1],
+            ]);
+        }
+    }
+    table
+}
+
+fn agreement(evaluation: &Evaluation<'_>) -> Table {
+    let mut table = Table::new(&[
+        ("set", Text),
+        ("arm", Text),
+        ("metric", Text),
+        ("both_right", Count),
+        ("judge_only", Count),
+        ("scorer_only", Count),
+        ("both_wrong", Count),
+        ("agreement", Number),
+        ("ci_low", Number),
+        ("ci_high", Number),
+    ]);
+    for set in &evaluation.sets {
+        let Some(found) = Agreement::of(set, &evaluation.options) else { continue };
+        for (at, contender) in set.contenders.iter().enumerate() {
+            let [[both, judge], [scorer, neither]] = found.counts[at];
+            let share = found.of_contender(at, &evaluation.options);
+            table.push(row![
+                set.set.name.as_str(),
+                contender.name.as_str(),
+                found.scorer.as_str(),
+                both,
+                judge,
+                scorer,
+                neither,
+                share.as_ref().map(|e| e.mean),
+                share.as_ref().map(|e| e.low),
+                share.as_ref().map(|e| e.high),
             ]);
         }
     }

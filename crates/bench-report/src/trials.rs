@@ -1,5 +1,6 @@
 //! Records as Parquet: one row per trial, and back again without loss.
 
+use std::collections::BTreeMap;
 use std::io::Cursor;
 
 use bench_core::record::{Answer, Outcome, Record, TrialId, Verdict};
@@ -8,7 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::ReportError;
-use crate::table::{Kind, Table, column, parquet, row};
+use crate::table::{Kind, Table, batches, column, row};
 
 /// Version of the layout of `trials.parquet`.
 const FORMAT: u32 = 1;
@@ -16,11 +17,48 @@ const FORMAT: u32 = 1;
 /// Where a file says its version.
 const LABEL: &str = "bench.trials";
 
+/// The columns that every file of this version has; later ones may be absent.
+const COLUMNS: [&str; 23] = [
+    "set",
+    "arm",
+    "sample",
+    "repeat",
+    "train_seed",
+    "key",
+    "input",
+    "cluster",
+    "answer",
+    "error",
+    "finish",
+    "tokens_in",
+    "tokens_out",
+    "first_token_ms",
+    "latency_ms",
+    "retrieval_ms",
+    "cost_usd",
+    "references",
+    "slices",
+    "prompt",
+    "retrieved",
+    "gold",
+    "verdicts",
+];
+
+/// Rows that are written and read at once: what is in memory twice.
+const BATCH: usize = 50_000;
+
+/// Trials per arm, on one set, whose prompts are kept where there are very many.
+const PROMPTED: usize = 200;
+
 /// One row per trial, in the order given. What is nested (prompt, passages, verdicts) is JSON text.
 ///
 /// # Errors
 /// A score that is infinite or not a number, which no JSON can hold.
 pub fn trials_parquet(records: &[Record]) -> Result<Vec<u8>, ReportError> {
+    trials_of(&records.iter().collect::<Vec<_>>())
+}
+
+pub(crate) fn trials_of(records: &[&Record]) -> Result<Vec<u8>, ReportError> {
     for record in records {
         let finite = |verdict: &Verdict| verdict.value().is_none_or(f64::is_finite);
         if let Some((scorer, _)) = record.verdicts.iter().find(|(_, verdict)| !finite(verdict)) {
@@ -30,6 +68,14 @@ pub fn trials_parquet(records: &[Record]) -> Result<Vec<u8>, ReportError> {
             });
         }
     }
+    let label = vec![(LABEL.into(), FORMAT.to_string())];
+    let is_paired = records.iter().any(|record| !record.preferences.is_empty());
+    let frame = |records: &[&Record]| trial_frame(records, is_paired);
+    batches(records.chunks(BATCH).map(frame), || frame(&[]), label)
+}
+
+/// `is_paired`: some trial of the run has preferences.
+fn trial_frame(records: &[&Record], is_paired: bool) -> Result<DataFrame, ReportError> {
     let text = |of: fn(&Record) -> Option<&str>| {
         records.iter().map(move |record| of(record).map(str::to_owned))
     };
@@ -66,11 +112,10 @@ pub fn trials_parquet(records: &[Record]) -> Result<Vec<u8>, ReportError> {
         column("budget", json(records, |r| &r.budget)?),
         column("unanswerable", records.iter().map(|r| Some(r.unanswerable))),
     ];
-    if records.iter().any(|record| !record.preferences.is_empty()) {
+    if is_paired {
         columns.push(column("preferences", json(records, |r| &r.preferences)?));
     }
-    let frame = DataFrame::new(records.len(), columns)?;
-    Ok(parquet(frame, vec![(LABEL.into(), FORMAT.to_string())])?)
+    Ok(DataFrame::new(records.len(), columns)?)
 }
 
 /// Reads what [`trials_parquet`] wrote.
@@ -78,6 +123,57 @@ pub fn trials_parquet(records: &[Record]) -> Result<Vec<u8>, ReportError> {
 /// # Errors
 /// Bytes that are not such a file, a file of a newer version, a column that is missing.
 pub fn read_trials(bytes: &[u8]) -> Result<Vec<Record>, ReportError> {
+    let mut records = Vec::new();
+    each_batch(bytes, |batch| {
+        records.extend(batch);
+        Ok(())
+    })?;
+    Ok(records)
+}
+
+/// As [`read_trials`], without what a report of very many trials does not show: of every arm on
+/// every set, all but the first prompts.
+///
+/// # Errors
+/// As [`read_trials`].
+pub fn read_figures(bytes: &[u8]) -> Result<Vec<Record>, ReportError> {
+    let mut records: Vec<Record> = Vec::new();
+    let mut seen: BTreeMap<(String, String, u64), usize> = BTreeMap::new();
+    let most = prompted(usize::MAX, ParquetReader::new(Cursor::new(bytes)).num_rows()?);
+    each_batch(bytes, |batch| {
+        records.reserve(batch.len());
+        for mut record in batch {
+            let TrialId { set, arm, train_seed, .. } = &record.trial;
+            let n = seen.entry((set.clone(), arm.clone(), *train_seed)).or_default();
+            *n += 1;
+            if *n > most {
+                record.prompt = Vec::new();
+                record.key = String::new();
+            }
+            records.push(record);
+        }
+        Ok(())
+    })?;
+    Ok(records)
+}
+
+/// Of how many trials of an arm on a set the prompts are looked at, in a run of so many trials.
+pub(crate) fn prompted(trials: usize, of_run: usize) -> usize {
+    if is_large(of_run) { trials.min(PROMPTED) } else { trials }
+}
+
+/// Whether a run has so many trials that its report is made from [`read_figures`].
+pub fn is_large(trials: usize) -> bool {
+    trials > LARGE
+}
+
+/// Trials of a run from which on prompts are looked at in part.
+const LARGE: usize = 200_000;
+
+fn each_batch(
+    bytes: &[u8],
+    mut take: impl FnMut(Vec<Record>) -> Result<(), ReportError>,
+) -> Result<(), ReportError> {
     let mut reader = ParquetReader::new(Cursor::new(bytes));
     let labels = reader.get_metadata()?.key_value_metadata().as_deref().unwrap_or_default();
     let format = labels.iter().find(|label| label.key == LABEL).and_then(|l| l.value.as_deref());
@@ -85,13 +181,50 @@ pub fn read_trials(bytes: &[u8]) -> Result<Vec<Record>, ReportError> {
     if format > FORMAT {
         return Err(ReportError::NewerFormat { what: "trials", found: format, known: FORMAT });
     }
-    let frame = reader.finish()?;
-    let rows = Rows { frame: &frame };
-    (0..frame.height()).map(|at| rows.record(at)).collect()
+    let rows = reader.num_rows()?;
+    for from in (0..rows).step_by(BATCH) {
+        let reader = ParquetReader::new(Cursor::new(bytes));
+        let frame = reader.with_slice(Some((from, BATCH.min(rows - from)))).finish()?;
+        take(records_of(&frame, from)?)?;
+    }
+    Ok(())
+}
+
+/// The rows of a batch, on two threads: reading JSON takes longer than reading Parquet.
+fn records_of(frame: &DataFrame, from: usize) -> Result<Vec<Record>, ReportError> {
+    if let Some(column) = COLUMNS.iter().find(|column| frame.column(column).is_err()) {
+        return Err(ReportError::MissingColumn { column });
+    }
+    let rows = Rows { frame, from };
+    let half = frame.height() / 2;
+    let read = |range: std::ops::Range<usize>| -> Result<Vec<Record>, ReportError> {
+        range.map(|at| rows.record(at)).collect()
+    };
+    if half < 1000 {
+        return read(0..frame.height());
+    }
+    let (first, second) = std::thread::scope(|scope| {
+        let second = scope.spawn(|| read(half..frame.height()));
+        (read(0..half), second.join())
+    });
+    let mut records = first?;
+    match second {
+        Ok(second) => records.extend(second?),
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+    Ok(records)
 }
 
 /// One row per trial and scorer: `value` is null where `reason` says why.
 pub fn scores_parquet(records: &[Record]) -> Result<Vec<u8>, ReportError> {
+    scores_of(&records.iter().collect::<Vec<_>>())
+}
+
+pub(crate) fn scores_of(records: &[&Record]) -> Result<Vec<u8>, ReportError> {
+    batches(records.chunks(BATCH).map(score_frame), || score_frame(&[]), Vec::new())
+}
+
+fn score_frame(records: &[&Record]) -> Result<DataFrame, ReportError> {
     let mut table = Table::new(&[
         ("set", Kind::Text),
         ("arm", Kind::Text),
@@ -120,7 +253,7 @@ pub fn scores_parquet(records: &[Record]) -> Result<Vec<u8>, ReportError> {
             ]);
         }
     }
-    Ok(table.parquet()?)
+    Ok(table.exact_frame()?)
 }
 
 /// A trial in words, for messages.
@@ -139,7 +272,7 @@ fn error(record: &Record) -> Option<&str> {
 }
 
 fn json<T: Serialize>(
-    records: &[Record],
+    records: &[&Record],
     of: impl Fn(&Record) -> &T,
 ) -> Result<impl Iterator<Item = Option<String>>, ReportError> {
     let texts: Result<Vec<String>, serde_json::Error> =
@@ -149,6 +282,8 @@ fn json<T: Serialize>(
 
 struct Rows<'a> {
     frame: &'a DataFrame,
+    /// Rows of the file before this frame.
+    from: usize,
 }
 
 impl Rows<'_> {
@@ -162,10 +297,10 @@ impl Rows<'_> {
                 first_token_ms: self.number("first_token_ms", at)?,
                 latency_ms: self
                     .number("latency_ms", at)?
-                    .ok_or_else(|| empty("latency_ms", at))?,
+                    .ok_or_else(|| self.empty("latency_ms", at))?,
                 retrieval_ms: self
                     .number("retrieval_ms", at)?
-                    .ok_or_else(|| empty("retrieval_ms", at))?,
+                    .ok_or_else(|| self.empty("retrieval_ms", at))?,
                 finish: self.text("finish", at)?,
                 cost_usd: self.number("cost_usd", at)?,
                 full_text: if self.has("full_text") {
@@ -182,7 +317,7 @@ impl Rows<'_> {
                 arm: self.text("arm", at)?,
                 sample: self.text("sample", at)?,
                 repeat: self.count("repeat", at)?,
-                train_seed: train_seed.ok_or_else(|| empty("train_seed", at))?,
+                train_seed: train_seed.ok_or_else(|| self.empty("train_seed", at))?,
             },
             key: self.text("key", at)?,
             input: self.text("input", at)?,
@@ -223,11 +358,11 @@ impl Rows<'_> {
     }
 
     fn text(&self, name: &'static str, at: usize) -> Result<String, ReportError> {
-        self.optional_text(name, at)?.ok_or_else(|| empty(name, at))
+        self.optional_text(name, at)?.ok_or_else(|| self.empty(name, at))
     }
 
     fn count(&self, name: &'static str, at: usize) -> Result<u32, ReportError> {
-        self.frame.column(name)?.u32()?.get(at).ok_or_else(|| empty(name, at))
+        self.frame.column(name)?.u32()?.get(at).ok_or_else(|| self.empty(name, at))
     }
 
     fn number(&self, name: &str, at: usize) -> Result<Option<f64>, ReportError> {
@@ -237,8 +372,8 @@ impl Rows<'_> {
     fn json<T: DeserializeOwned>(&self, name: &'static str, at: usize) -> Result<T, ReportError> {
         Ok(serde_json::from_str(&self.text(name, at)?)?)
     }
-}
 
-fn empty(column: &'static str, row: usize) -> ReportError {
-    ReportError::EmptyCell { column, row: row + 1 }
+    fn empty(&self, column: &'static str, at: usize) -> ReportError {
+        ReportError::EmptyCell { column, row: self.from + at + 1 }
+    }
 }

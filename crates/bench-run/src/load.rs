@@ -9,7 +9,8 @@ use bench_core::dataset::{self, Document, Label, RowError, Sample, TrainRow};
 use bench_core::digest;
 use bench_core::label;
 use bench_core::spec::{
-    self, ArmPlan, EvalSet, Experiment, JudgeMode, Problem, Prompt, Scorer, Source, SpecError,
+    self, ArmPlan, EvalSet, Experiment, JudgeMode, PriceList, Prices, Problem, Prompt, Scorer,
+    Source, SpecError,
 };
 use bench_core::template::{ContextPassage, Example, PromptTemplate};
 
@@ -125,7 +126,7 @@ pub fn load(
         .map_err(|source| LoadError::Unreadable { path: shown.clone(), source })?;
     let stem =
         path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
-    let (experiment, source) = spec::parse(&shown, &stem, &text, environment)?;
+    let (mut experiment, source) = spec::parse(&shown, &stem, &text, environment)?;
     let folder = path.parent().unwrap_or(Path::new("")).to_owned();
     let mut reader = Reader {
         source: &source,
@@ -134,6 +135,11 @@ pub fn load(
         files: BTreeMap::new(),
         warnings: Vec::new(),
     };
+    if let Prices::File(name) = &experiment.prices
+        && let Some(list) = reader.prices(name)
+    {
+        experiment.prices = Prices::List(list);
+    }
     let plans = spec::resolve(&experiment);
     let sets: Vec<LoadedSet> = experiment
         .eval_sets
@@ -243,6 +249,19 @@ impl Reader<'_> {
                 None
             }
         }
+    }
+
+    fn prices(&mut self, name: &str) -> Option<PriceList> {
+        let text = self.file(&["prices"], name)?;
+        spec::parse_prices(name, &text)
+            .map_err(|error| {
+                for problem in error.problems() {
+                    let line = text[..problem.span.offset().min(text.len())].matches('\n').count();
+                    let help = problem.help.as_deref().unwrap_or("see `bench schema`");
+                    self.add(&["prices"], format!("{name}, line {}: {problem}", line + 1), help);
+                }
+            })
+            .ok()
     }
 
     /// A setting that is text, or `file://` and the path of the text.

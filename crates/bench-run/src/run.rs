@@ -11,7 +11,7 @@ use bench_core::digest;
 use bench_core::manifest::{Machine, Manifest, StopEntry};
 use bench_core::plan;
 use bench_core::record::{Answer, CallRecord, Outcome, Record, TrialId, Verdict};
-use bench_core::spec::{ModelSource, Price};
+use bench_core::spec::ModelSource;
 use tokio::runtime::Runtime;
 
 use crate::answer::assemble;
@@ -408,31 +408,11 @@ impl<'a> Runner<'a> {
 
     /// By the price list: tokens, and the machine's time shared by the trials in flight.
     fn cost(&self, trial: &Ready<'_>, answer: &Answer) -> Option<f64> {
-        let price: &Price = self.loaded.experiment.prices.get(&trial.arm.plan.model)?;
-        let other = trial.arm.plan.rag.as_ref().and_then(|rag| rag.query_model.as_ref());
-        let asking = match other {
-            Some(model) => self.loaded.experiment.prices.get(model)?,
-            None => price,
-        };
-        // Tokens of the calls that another model answered, at that one's price.
-        let of_calls: f64 = trial
-            .laid
-            .calls
-            .iter()
-            .map(|call| {
-                f64::from(call.tokens_in) * (asking.input - price.input) / 1e6
-                    + f64::from(call.tokens_out) * (asking.output - price.output) / 1e6
-            })
-            .sum();
-        let concurrency = f64::from(
+        let in_flight = f64::from(
             self.options.concurrency.unwrap_or(self.loaded.experiment.run.max_concurrency).max(1),
         );
-        Some(
-            of_calls
-                + f64::from(answer.tokens_in) * price.input / 1e6
-                + f64::from(answer.tokens_out) * price.output / 1e6
-                + answer.latency_ms / 3.6e6 / concurrency * price.machine_hour,
-        )
+        let prices = &self.loaded.experiment.prices;
+        prices.of_trial(&trial.arm.plan, answer, &trial.laid.calls, in_flight)
     }
 
     fn manifest(&self) -> Manifest {
@@ -476,6 +456,12 @@ impl<'a> Runner<'a> {
                 .models
                 .iter()
                 .map(|(name, model)| (name.clone(), model.entry.clone()))
+                .collect(),
+            scorers: experiment
+                .eval_sets
+                .iter()
+                .flat_map(|set| &set.scorers)
+                .map(|scorer| (scorer.name().to_owned(), scorer.version()))
                 .collect(),
             training: self.prepared.training.clone(),
             indexes: self.prepared.indexes.clone(),

@@ -20,6 +20,11 @@ use crate::{
     interval::Options,
 };
 
+/// More units than this are summed into groups before they are drawn.
+const MOST_UNITS: usize = 10_000;
+/// Groups that they are summed into, about: a standard error is then known to one per cent.
+const GROUPS: usize = 5_000;
+
 /// Columns summed together: one cache line of `f64`.
 const LANES: usize = 8;
 
@@ -29,6 +34,8 @@ pub(crate) struct Units {
     width: usize,
     /// `blocks[c][unit]` holds columns `c * LANES ..`, padded with zeros.
     blocks: Vec<Vec<[f64; LANES]>>,
+    /// Share of all samples in each unit, where units are groups of samples.
+    shares: Vec<f64>,
 }
 
 /// The sums of every column, a row per draw.
@@ -50,6 +57,7 @@ impl Units {
             let differs = x.iter().zip(y).map(|(x, y)| x.total_cmp(y)).find(|order| order.is_ne());
             differs.unwrap_or(Ordering::Equal)
         });
+        let (rows, shares) = grouped(rows);
         let width = rows.first().map_or(0, Vec::len);
         let blocks = (0..width.div_ceil(LANES))
             .map(|block| {
@@ -57,7 +65,7 @@ impl Units {
                 rows.iter().map(|row| std::array::from_fn(|l| lane(row, l))).collect()
             })
             .collect();
-        Units { n: rows.len(), width, blocks }
+        Units { n: rows.len(), width, blocks, shares }
     }
 
     pub(crate) fn from_column(column: &[f64]) -> Units {
@@ -67,16 +75,29 @@ impl Units {
     /// Sums over `n` units drawn with replacement, for each draw. The index is `(random * n) >> 32`:
     /// its bias is below `n / 2^32`.
     pub(crate) fn resample(&self, draws: usize, seed: u64) -> Sums {
+        let totals: Vec<[f64; LANES]> = if self.shares.is_empty() {
+            Vec::new()
+        } else {
+            self.blocks.iter().map(|block| total(block)).collect()
+        };
         self.each_draw(draws, seed, self.n, |random, out| {
+            let at = |word: u32| ((u64::from(word) * self.n as u64) >> 32) as usize;
             for (block, out) in self.blocks.iter().zip(out.chunks_mut(LANES)) {
                 let mut sums = [0.0; LANES];
                 for &word in random {
-                    let row = &block[((u64::from(word) * self.n as u64) >> 32) as usize];
+                    let row = &block[at(word)];
                     for (sum, x) in sums.iter_mut().zip(row) {
                         *sum += x;
                     }
                 }
                 out.copy_from_slice(&sums[..out.len()]);
+            }
+            if !self.shares.is_empty() {
+                // Groups may differ in size by a sample: a draw counts as many samples as there are.
+                let missing = 1.0 - random.iter().map(|&word| self.shares[at(word)]).sum::<f64>();
+                for (total, out) in totals.iter().zip(out.chunks_mut(LANES)) {
+                    out.iter_mut().zip(total).for_each(|(out, total)| *out += missing * total);
+                }
             }
         })
     }
@@ -126,6 +147,30 @@ impl Units {
         }
         Sums { width: self.width, values }
     }
+}
+
+/// Sums very many rows into groups drawn at random, with the share of the rows in each; the variance
+/// of a sum over drawn groups is that over drawn rows in expectation. Few rows stay as they are.
+fn grouped(mut rows: Vec<Vec<f64>>) -> (Vec<Vec<f64>>, Vec<f64>) {
+    let n = rows.len();
+    if n <= MOST_UNITS {
+        return (rows, Vec::new());
+    }
+    // Neighbours are alike, because rows are sorted: Fisher and Yates's shuffle parts them.
+    let mut random = ChaCha8Rng::seed_from_u64(n as u64);
+    for last in (1..n).rev() {
+        let word: u64 = random.random();
+        rows.swap(last, ((u128::from(word) * (last as u128 + 1)) >> 64) as usize);
+    }
+    rows.chunks(n.div_ceil(GROUPS))
+        .map(|group| {
+            let mut sums = vec![0.0; group[0].len()];
+            for row in group {
+                sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+            }
+            (sums, group.len() as f64 / n as f64)
+        })
+        .unzip()
 }
 
 fn total(block: &[[f64; LANES]]) -> [f64; LANES] {
@@ -229,4 +274,27 @@ pub(crate) fn coefficient(
         .collect();
     let (low, high) = bca(&replicates, value, acceleration, expanded_critical(n, options.level))?;
     Some(Coefficient { n, value, low, high, level: options.level })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_of_very_many_samples_keep_the_mean_and_its_spread() {
+        // 20,003 values of an uneven spread; the last group is smaller than the others.
+        let values: Vec<f64> = (0..20_003).map(|at| f64::from(at % 101).powi(2) / 1e4).collect();
+        let n = values.len() as f64;
+        let units = Units::from_column(&values);
+        assert!(units.n < values.len() && units.shares.len() == units.n);
+        let replicates: Vec<f64> = units.resample(4000, 3).rows().map(|row| row[0] / n).collect();
+        let expect = (variance(&values) / n).sqrt();
+        let found = variance(&replicates).sqrt();
+        assert!((mean(&replicates) - mean(&values)).abs() < 0.1 * expect, "{}", mean(&replicates));
+        assert!((found / expect - 1.0).abs() < 0.05, "{found} {expect}");
+        let flips: Vec<f64> = units.flip_signs(4000, 3).rows().map(|row| row[0]).collect();
+        let expect = values.iter().map(|x| x * x).sum::<f64>();
+        // Signs flip by group, so that the spread is that of the groups' sums.
+        assert!(variance(&flips) > expect, "{} {expect}", variance(&flips));
+    }
 }

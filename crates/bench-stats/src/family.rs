@@ -26,6 +26,8 @@ pub enum Pairs {
     All,
     /// Every other arm with this one.
     Against(String),
+    /// These pairs, by name; the verdict is said of the first.
+    Of(Vec<(String, String)>),
 }
 
 /// Means and comparisons of one scorer.
@@ -113,10 +115,13 @@ pub fn analyse(
             (0..arms.len()).flat_map(|i| (i + 1..arms.len()).map(move |j| (i, j))).collect()
         }
         Pairs::Against(baseline) => {
-            let at = arms.iter().position(|arm| arm.arm == *baseline);
-            let at = at.ok_or_else(|| FamilyError::UnknownArm(baseline.clone()))?;
+            let at = position(arms, baseline)?;
             (0..arms.len()).filter(|&i| i != at).map(|i| (i, at)).collect()
         }
+        Pairs::Of(named) => named
+            .iter()
+            .map(|(a, b)| Ok((position(arms, a)?, position(arms, b)?)))
+            .collect::<Result<_, FamilyError>>()?,
     };
     let joint = Joint::new(arms, &chosen, clusters, options);
     let means = (0..arms.len()).map(|arm| joint.mean(arm)).collect();
@@ -134,6 +139,11 @@ pub fn analyse(
         })
         .collect();
     Ok(Family { means, pairs })
+}
+
+fn position(arms: &[ArmScores], name: &str) -> Result<usize, FamilyError> {
+    let at = arms.iter().position(|arm| arm.arm == name);
+    at.ok_or_else(|| FamilyError::UnknownArm(name.to_owned()))
 }
 
 pub(crate) fn check(arms: &[ArmScores], clusters: &Clusters) -> Result<(), FamilyError> {

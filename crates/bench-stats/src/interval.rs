@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     bootstrap::{Units, acceleration, bca, expanded_critical, mean, variance},
-    distribution::{critical, t_critical},
+    distribution::{binomial_cdf, critical, t_critical},
 };
 
 /// What every analysis is told.
@@ -155,6 +155,23 @@ fn wilson_ends(p: f64, n: f64, z: f64) -> (f64, f64) {
     ((centre - half).clamp(0.0, p), (centre + half).clamp(p, 1.0))
 }
 
+/// The ends of a distribution-free interval of a quantile, from order statistics: exact binomial
+/// (Conover 1999, Practical Nonparametric Statistics, section 3.2). `sorted` rises and `share` is 0
+/// to 1, for example 0.95. An end is `None` where too few values lie on its side to vouch for one.
+pub fn quantile_interval(sorted: &[f64], share: f64, level: f64) -> [Option<f64>; 2] {
+    let n = sorted.len();
+    let tail = (1.0 - level) / 2.0;
+    // P(at most `count` of the values lie below the quantile).
+    let at_most = |count: usize| binomial_cdf(count as i64, n as i64, share);
+    let ranks: Vec<usize> = (0..=n).collect();
+    // The largest rank r with P(fewer than r values below) <= tail.
+    let low = ranks.partition_point(|&r| r == 0 || at_most(r - 1) <= tail);
+    // The smallest rank s with P(fewer than s values below) >= 1 - tail.
+    let high = ranks.partition_point(|&s| s == 0 || at_most(s - 1) < 1.0 - tail);
+    let value = |rank: usize| (1..=n).contains(&rank).then(|| sorted[rank - 1]);
+    [value(low - 1), value(high)]
+}
+
 /// The mean of scores: Wilson when all are 0 or 1, bootstrap otherwise, cluster-robust where samples
 /// share a cluster. `None` without a score, with a score that is not finite, with labels that do not
 /// match the scores, or where a spread cannot be had: a single score that is neither 0 nor 1, or a
@@ -240,7 +257,17 @@ fn clustered(values: &[f64], clusters: &Clusters, binary: bool, level: f64) -> O
         let (low, high) = wilson_ends(mean, effective, t);
         return Some(Estimate { low, high, method: Method::WilsonClustered, ..base });
     }
-    Some(if is_constant(values) { Estimate { method: Method::Constant, ..base } } else { base })
+    if is_constant(values) {
+        return Some(Estimate { method: Method::Constant, ..base });
+    }
+    let (least, most) = range(values);
+    if least >= 0.0 && most <= 1.0 && (base.low < 0.0 || base.high > 1.0) {
+        // Shares cannot lie outside of 0 to 1, and so neither can their mean.
+        let effective = mean * (1.0 - mean) / robust.standard_error.powi(2);
+        let (low, high) = wilson_ends(mean, effective, t);
+        return Some(Estimate { low, high, method: Method::WilsonClustered, ..base });
+    }
+    Some(base)
 }
 
 /// The standard error of a mean whose values share clusters: CR1, that is

@@ -27,7 +27,7 @@ pub use decision::{
 };
 pub use factorial::{Cells, Factorial, factorial};
 pub use family::{ArmMean, ArmScores, Family, FamilyError, PairResult, Pairs, analyse};
-pub use interval::{Clusters, Estimate, Method, Options, estimate, wilson};
+pub use interval::{Clusters, Estimate, Method, Options, estimate, quantile_interval, wilson};
 pub use paired::{Comparison, Test, Verdict, compare, holm, mcnemar_exact, tost};
 pub use power::{
     Spread, minimum_detectable_difference, samples_for_difference, samples_for_equivalence,

@@ -230,3 +230,34 @@ fn scores_that_do_not_fit_together_are_named() {
             .starts_with("no arm is called `z`")
     );
 }
+
+#[test]
+fn a_quantile_lies_between_the_order_statistics_that_the_binomial_gives() {
+    // Ranks from exact binomial sums in Python (math.comb).
+    for (n, share, low, high) in [
+        (100, 0.5, Some(40.0), Some(61.0)),
+        (20, 0.5, Some(6.0), Some(15.0)),
+        (200, 0.95, Some(184.0), Some(197.0)),
+        (72, 0.95, Some(64.0), Some(72.0)),
+        (40, 0.95, Some(35.0), None),
+        (0, 0.5, None, None),
+    ] {
+        let sorted: Vec<f64> = (1..=n).map(f64::from).collect();
+        assert_eq!(
+            bench_stats::quantile_interval(&sorted, share, 0.95),
+            [low, high],
+            "{n} {share}"
+        );
+    }
+}
+
+#[test]
+fn the_interval_of_a_mean_of_shares_stays_between_0_and_1() {
+    // Recall of two gold documents on samples that share documents.
+    let values: Vec<f64> = (0..36).map(|at| if at % 18 == 0 { 0.5 } else { 1.0 }).collect();
+    let clusters = Clusters::from_labels((0..36).map(|at| at / 3));
+    let estimate = bench_stats::estimate(&values, &clusters, &options()).unwrap();
+    assert_eq!(estimate.method, bench_stats::Method::WilsonClustered);
+    assert!(estimate.low > 0.7 && estimate.low < estimate.mean, "{estimate:?}");
+    assert!(estimate.high > estimate.mean && estimate.high <= 1.0, "{estimate:?}");
+}

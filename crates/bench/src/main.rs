@@ -2,6 +2,7 @@
 
 mod backends;
 mod catalog;
+mod compare;
 mod doctor;
 mod exit;
 mod init;
@@ -80,7 +81,14 @@ enum Command {
         /// `<!-- bench:begin NAME -->` and `<!-- bench:end -->`.
         #[arg(long)]
         splice: Option<PathBuf>,
+        /// Take the costs from this list of prices instead of the experiment's; the report keeps it.
+        #[arg(long)]
+        prices: Option<PathBuf>,
     },
+    /// Compare two runs, or a run with its committed report: what got better or worse on the same
+    /// samples, which answers changed sides, what was changed. Ends with 100 when an arm got worse,
+    /// with 2 when nothing can be compared.
+    Compare(compare::CompareArguments),
     /// Measure judges, and draw answers for people to grade.
     Judge {
         #[command(subcommand)]
@@ -199,13 +207,14 @@ fn execute(command: Command) -> miette::Result<Exit> {
         }
         Command::Run { run: arguments, dry_run: false } => run(&arguments, false),
         Command::Score { run: arguments } => run(&arguments, true),
-        Command::Report { folder, splice } => {
-            let exit = output::again(&folder)?;
+        Command::Report { folder, splice, prices } => {
+            let exit = output::again(&folder, prices.as_deref())?;
             if let Some(page) = splice {
                 output::splice(&folder, &page)?;
             }
             Ok(exit)
         }
+        Command::Compare(arguments) => compare::run(&arguments),
         Command::Judge { command: JudgeCommand::Calibrate { arguments } } => {
             judge::calibrate(&arguments)
         }

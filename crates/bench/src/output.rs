@@ -1,9 +1,12 @@
 //! Reports on disk: written whole, and made again from their own records.
 
+use std::io::Write as _;
 use std::path::Path;
 
 use bench_core::manifest::Manifest;
-use bench_core::record::Record;
+use bench_core::record::{Outcome, Record};
+use bench_core::{digest, spec};
+use bench_report::Report;
 use bench_run::store::write_atomically;
 use miette::{Context as _, IntoDiagnostic as _, miette};
 
@@ -25,7 +28,20 @@ pub(crate) fn write(
     manifest: &Manifest,
     records: &[Record],
 ) -> miette::Result<Vec<String>> {
-    let report = bench_report::build(manifest, records).into_diagnostic()?;
+    if !bench_report::is_large(records.len()) {
+        return put(folder, bench_report::build(manifest, records).into_diagnostic()?);
+    }
+    // As `bench report` makes it, with a part of the prompts.
+    let trials = bench_report::trials_parquet(records).into_diagnostic()?;
+    let figures = bench_report::read_figures(&trials).into_diagnostic()?;
+    fs_err::create_dir_all(folder.join("tables")).into_diagnostic()?;
+    write_atomically(&folder.join("tables/trials.parquet"), &trials).into_diagnostic()?;
+    drop(trials);
+    put(folder, bench_report::rebuild(manifest, &figures).into_diagnostic()?)
+}
+
+fn put(folder: &Path, report: Report) -> miette::Result<Vec<String>> {
+    step_summary(&report.summary)?;
     for (name, bytes) in &report.files {
         let path = folder.join(name);
         if let Some(parent) = path.parent() {
@@ -40,19 +56,76 @@ pub(crate) fn write(
     Ok(report.failed_gates)
 }
 
-/// What a report was made from: its `manifest.json` and `tables/trials.parquet`.
+/// `bench report`: the same files from `manifest.json` and `tables/trials.parquet`.
+pub(crate) fn again(folder: &Path, prices: Option<&Path>) -> miette::Result<Exit> {
+    let (mut manifest, trials) = read_parts(folder)?;
+    let (report, n_trials) = match prices {
+        None => {
+            let records = bench_report::read_figures(&trials).into_diagnostic()?;
+            drop(trials);
+            (bench_report::rebuild(&manifest, &records).into_diagnostic()?, records.len())
+        }
+        Some(prices) => {
+            let mut records = bench_report::read_trials(&trials).into_diagnostic()?;
+            reprice(&mut manifest, &mut records, prices)?;
+            (bench_report::build(&manifest, &records).into_diagnostic()?, records.len())
+        }
+    };
+    let gates = put(folder, report)?;
+    anstream::println!("{n_trials} trials; report: {}", folder.join("report.md").display());
+    for gate in &gates {
+        anstream::eprintln!("gate failed: {gate}");
+    }
+    Ok(if gates.is_empty() { Exit::Done } else { Exit::Gate })
+}
+
+/// Puts other prices into a run.
+fn reprice(manifest: &mut Manifest, records: &mut [Record], path: &Path) -> miette::Result<()> {
+    let name = path.display().to_string();
+    let text = fs_err::read_to_string(path).into_diagnostic()?;
+    let list = spec::parse_prices(&name, &text).map_err(|error| miette::Report::new(*error))?;
+    manifest.experiment.prices = spec::Prices::List(list);
+    manifest.files.insert(name, digest::of_bytes(text.as_bytes()));
+    let plans = spec::resolve(&manifest.experiment);
+    let in_flight = f64::from(manifest.experiment.run.max_concurrency.max(1));
+    for record in records {
+        let plan = plans.iter().find(|plan| plan.name == record.trial.arm);
+        if let Outcome::Answered(answer) = &mut record.outcome {
+            let prices = &manifest.experiment.prices;
+            answer.cost_usd =
+                plan.and_then(|plan| prices.of_trial(plan, answer, &record.calls, in_flight));
+        }
+    }
+    Ok(())
+}
+
+/// The run that a report folder holds.
 pub(crate) fn read(folder: &Path) -> miette::Result<(Manifest, Vec<Record>)> {
-    let read = |name: &str| {
+    let (manifest, trials) = read_parts(folder)?;
+    Ok((manifest, bench_report::read_trials(&trials).into_diagnostic()?))
+}
+
+/// Manifest and `trials.parquet` of a report folder.
+fn read_parts(folder: &Path) -> miette::Result<(Manifest, Vec<u8>)> {
+    parse(&|name| {
         fs_err::read(folder.join(name)).into_diagnostic().wrap_err_with(|| {
             format!(
                 "`{}` is not a report folder; give the folder that holds report.md",
                 folder.display()
             )
         })
-    };
+    })
+}
+
+/// `manifest.json` and `tables/trials.parquet`, wherever they are kept.
+pub(crate) fn parse(
+    read: &dyn Fn(&str) -> miette::Result<Vec<u8>>,
+) -> miette::Result<(Manifest, Vec<u8>)> {
     let manifest = read("manifest.json")?;
-    let format =
-        serde_json::from_slice::<serde_json::Value>(&manifest).into_diagnostic()?["format"].clone();
+    let format = serde_json::from_slice::<serde_json::Value>(&manifest)
+        .into_diagnostic()
+        .wrap_err("manifest.json is not JSON")?["format"]
+        .clone();
     if format.as_u64().is_none_or(|format| format > u64::from(Manifest::FORMAT)) {
         return Err(miette!(
             help = "use the program version that wrote it",
@@ -63,19 +136,21 @@ pub(crate) fn read(folder: &Path) -> miette::Result<(Manifest, Vec<Record>)> {
     let manifest: Manifest = serde_json::from_slice(&manifest)
         .into_diagnostic()
         .wrap_err("manifest.json is not a manifest of this program")?;
-    let records = bench_report::read_trials(&read("tables/trials.parquet")?).into_diagnostic()?;
-    Ok((manifest, records))
+    Ok((manifest, read("tables/trials.parquet")?))
 }
 
-/// `bench report`: the same files from what the report was made from.
-pub(crate) fn again(folder: &Path) -> miette::Result<Exit> {
-    let (manifest, records) = read(folder)?;
-    let gates = write(folder, &manifest, &records)?;
-    anstream::println!("{} trials; report: {}", records.len(), folder.join("report.md").display());
-    for gate in &gates {
-        anstream::eprintln!("gate failed: {gate}");
-    }
-    Ok(if gates.is_empty() { Exit::Done } else { Exit::Gate })
+/// Adds to the summary of a step where continuous integration gives a file for it.
+pub(crate) fn step_summary(markdown: &str) -> miette::Result<()> {
+    let Some(path) = std::env::var_os("GITHUB_STEP_SUMMARY").filter(|path| !path.is_empty()) else {
+        return Ok(());
+    };
+    let mut file = fs_err::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(Path::new(&path))
+        .into_diagnostic()
+        .wrap_err("the file that GITHUB_STEP_SUMMARY names cannot be written")?;
+    writeln!(file, "{markdown}").into_diagnostic()
 }
 
 /// Rewrites what stands in `page` between `<!-- bench:begin NAME -->` and `<!-- bench:end -->`, NAME

@@ -47,19 +47,9 @@ pub(super) fn expanded(
     environment: &dyn Fn(&str) -> Option<String>,
     problems: &RefCell<Vec<Problem>>,
 ) -> Result<Node, Box<SpecError>> {
-    // YAML 1.1 reads `n` and `on` as truth values; a model may be called `n`.
-    let options = serde_saphyr::options! { strict_booleans: true };
-    let mut root = match serde_saphyr::from_str_with_options::<Tree>(text, options) {
-        Ok(Tree(node)) => node,
-        Err(error) => {
-            let problem = Problem {
-                message: error.without_snippet().to_string(),
-                label: "here".into(),
-                help: Some("the file must be YAML".into()),
-                span: error.location().map_or((0, 0).into(), span),
-            };
-            return Err(Box::new(Source::new(name, text, None).error(vec![problem])));
-        }
+    let mut root = match tree(text, "the file must be YAML") {
+        Ok(root) => root,
+        Err(problem) => return Err(Box::new(Source::new(name, text, None).error(vec![problem]))),
     };
     root.for_each_text(&mut |value, span| expand(value, span, environment, problems));
     Ok(root)
@@ -74,6 +64,21 @@ pub(super) fn is_map(root: &Node, problems: &RefCell<Vec<Problem>>) -> bool {
         problems.borrow_mut().push(problem);
     }
     is_map
+}
+
+/// The tree of a YAML text.
+pub(super) fn tree(text: &str, help: &str) -> Result<Node, Problem> {
+    // YAML 1.1 reads `n` and `on` as truth values; a model may be called `n`.
+    let options = serde_saphyr::options! { strict_booleans: true };
+    match serde_saphyr::from_str_with_options::<Tree>(text, options) {
+        Ok(Tree(node)) => Ok(node),
+        Err(error) => Err(Problem {
+            message: error.without_snippet().to_string(),
+            label: "here".into(),
+            help: Some(help.into()),
+            span: error.location().map_or((0, 0).into(), span),
+        }),
+    }
 }
 
 /// Replaces `${NAME}` by the environment's value.
@@ -159,6 +164,7 @@ impl Sense<'_> {
         self.arms();
         self.judge();
         self.settings();
+        self.break_even();
         self.gates();
     }
 
@@ -737,8 +743,38 @@ impl Sense<'_> {
         self.stop();
         self.constraints();
         let models: Vec<&str> = experiment.models.keys().map(String::as_str).collect();
-        for name in experiment.prices.keys() {
-            self.known(&["prices", name], "model", name, &models);
+        let Some(list) = experiment.prices.list() else { return };
+        for name in list.models.keys() {
+            self.known(&["prices", "models", name], "model", name, &models);
+        }
+        for (path, message, help) in list.flaws() {
+            let path: Vec<&str> =
+                std::iter::once("prices").chain(path.iter().map(String::as_str)).collect();
+            self.add(&path, message, "here", help);
+        }
+    }
+
+    fn break_even(&mut self) {
+        let assumed = &self.experiment.break_even;
+        for (key, wrong, need) in [
+            ("months", assumed.months == 0, "at least 1"),
+            (
+                "retrain_weeks",
+                assumed.retrain_weeks.is_some_and(|weeks| weeks.is_nan() || weeks <= 0.0),
+                "more than 0, or leave it out to train once",
+            ),
+            ("cache_hit_rate", !(0.0..=1.0).contains(&assumed.cache_hit_rate), "0 to 1"),
+            ("idle_hours", !(0.0..=744.0).contains(&assumed.idle_hours), "0 to 744 hours a month"),
+            (
+                "price_fall_percent",
+                !(0.0..100.0).contains(&assumed.price_fall_percent),
+                "0 to below 100 percent a year",
+            ),
+        ] {
+            if wrong {
+                let message = format!("`break_even.{key}` is out of range");
+                self.add(&["break_even", key], message, "here", format!("give {need}"));
+            }
         }
     }
 
@@ -787,7 +823,9 @@ impl Sense<'_> {
             .arms
             .iter()
             .map(|arm| arm.model.as_str())
-            .filter(|model| !experiment.prices.contains_key(*model))
+            .filter(|model| {
+                experiment.prices.list().is_some_and(|list| !list.models.contains_key(*model))
+            })
             .collect();
         if !unpriced.is_empty() {
             let names: Vec<&str> = unpriced.into_iter().collect();
@@ -796,7 +834,7 @@ impl Sense<'_> {
                 names.join(", ")
             );
             let path = ["compare", "constraints", "max_cost_per_1000"];
-            let help = "give `prices: { MODEL: { input: …, output: … } }`, or drop the limit";
+            let help = "give `prices: { date: …, models: { MODEL: { input: …, output: … } } }`, or drop the limit";
             self.add(&path, message, "not measured", help);
         }
     }
@@ -813,6 +851,7 @@ impl Sense<'_> {
         if experiment.judge.is_some() {
             metrics.push("judge");
         }
+        metrics.extend(super::Gate::FIGURES);
         for (index, gate) in experiment.gates.iter().enumerate() {
             let i = index.to_string();
             self.known(&["gates", &i, "arm"], "arm", &gate.arm, &names);
@@ -823,27 +862,34 @@ impl Sense<'_> {
             if let Some(set) = &gate.set {
                 self.known(&["gates", &i, "set"], "eval set", set, &sets);
             }
-            if gate.bound().is_none() {
-                let message = format!("`{}` is no condition", gate.ci_lower);
-                self.add(
-                    &["gates", &i, "ci_lower"],
-                    message,
-                    "here",
-                    "for example `\">= 0\"` or `\"> 0.5\"`",
-                );
+            if gate.vs.is_some() && super::Gate::FIGURES.contains(&gate.metric.as_str()) {
+                let message = format!("`{}` is not compared with another arm", gate.metric);
+                self.add(&["gates", &i, "vs"], message, "here", "leave `vs` out");
+            }
+            for (key, text, example) in [
+                ("ci_lower", &gate.ci_lower, "for example `\">= 0\"` or `\"> 0.5\"`"),
+                ("ci_upper", &gate.ci_upper, "for example `\"<= 800\"` or `\"< 0.1\"`"),
+            ] {
+                if let Some(text) = text
+                    && super::Bound::parse(text).is_none_or(|b| b.is_lower != (key == "ci_lower"))
+                {
+                    let message = format!("`{text}` is no condition");
+                    self.add(&["gates", &i, key], message, "here", example);
+                }
+            }
+            if gate.ci_lower.is_none() && gate.ci_upper.is_none() {
+                let help = "add `ci_lower: \">= …\"` or `ci_upper: \"<= …\"`";
+                self.add(&["gates", &i], "the gate demands nothing", "here", help);
+            }
+            let is_retention = gate.metric == "retention";
+            if is_retention && experiment.eval_sets.iter().all(|set| !set.retention) {
+                let help = "mark a set of general questions with `retention: true`";
+                self.add(&["gates", &i, "metric"], "no set measures retention", "here", help);
+            }
+            if gate.metric == "judge_agreement" && experiment.judge.is_none() {
+                let help = "declare a `judge`";
+                self.add(&["gates", &i, "metric"], "there is no judge", "here", help);
             }
         }
-    }
-}
-
-impl super::Gate {
-    /// The bound and whether it may be met exactly.
-    pub fn bound(&self) -> Option<(f64, bool)> {
-        let text = self.ci_lower.trim();
-        let (number, inclusive) = match text.strip_prefix(">=") {
-            Some(rest) => (rest, true),
-            None => (text.strip_prefix('>')?, false),
-        };
-        number.trim().parse().ok().map(|bound| (bound, inclusive))
     }
 }

@@ -281,16 +281,51 @@ fn a_problem_is_shown_with_its_line() {
 
 #[test]
 fn a_gate_reads_its_condition() {
-    let gate = |text: &str| Gate {
-        set: None,
-        metric: "m".into(),
-        arm: "a".into(),
-        vs: None,
-        ci_lower: text.into(),
-    };
-    assert_eq!(gate(">= 0.5").bound(), Some((0.5, true)));
-    assert_eq!(gate("> -1").bound(), Some((-1.0, false)));
-    assert_eq!(gate("0").bound(), None);
+    let bound = |text: &str| Bound::parse(text).map(|b| (b.value, b.is_inclusive, b.is_lower));
+    assert_eq!(bound(">= 0.5"), Some((0.5, true, true)));
+    assert_eq!(bound("> -1"), Some((-1.0, false, true)));
+    assert_eq!(bound("<=800"), Some((800.0, true, false)));
+    assert_eq!([bound("0"), bound("> NaN"), bound(">= inf"), bound("")], [None; 4]);
+    let at_most = Bound::parse("<= 2").unwrap();
+    assert!(at_most.is_met(2.0) && !at_most.is_met(2.1) && !at_most.is_met(f64::NAN));
+}
+
+#[test]
+fn a_gate_demands_something_that_can_be_measured() {
+    let gate = |gate: &str| problems(&format!("{GOOD}gates: [{{ arm: zero, {gate} }}]\n"));
+    let good = "gates: [{ arm: zero, metric: latency_p95_ms, ci_upper: \"<= 800\" }]\n";
+    assert_eq!(read(&format!("{GOOD}{good}")).unwrap().gates.len(), 1);
+    for (text, expect) in [
+        ("metric: latency_p95_ms", "the gate demands nothing"),
+        ("metric: latency_p95_ms, ci_upper: \">= 800\"", "`>= 800` is no condition"),
+        ("metric: latency_p95_ms, vs: few, ci_upper: \"<= 8\"", "is not compared with another"),
+        ("metric: retention, ci_lower: \">= 0.9\"", "no set measures retention"),
+        ("metric: judge_agreement, ci_lower: \">= 0.9\"", "there is no judge"),
+    ] {
+        let found = gate(text);
+        assert!(found.iter().any(|problem| problem.contains(expect)), "{text}: {found:?}");
+    }
+}
+
+#[test]
+fn prices_are_inline_or_a_file_and_break_even_is_in_range() {
+    let with = |text: &str| format!("{GOOD}{text}\n");
+    let experiment = read(&with("prices: file://prices.yaml")).unwrap();
+    assert_eq!(experiment.prices, Prices::File("prices.yaml".into()));
+    let experiment =
+        read(&with("prices: { date: 2026-11-21, models: { small: { input: 1 } } }")).unwrap();
+    assert_eq!(experiment.prices.of("small", true).map(|price| price.input), Some(1.0));
+    for (text, expect) in [
+        ("prices: prices.yaml", "is no list of prices"),
+        ("prices: { date: 2026-11-21, models: { mm: {} } }", "there is no model `mm`"),
+        ("prices: { models: { small: {} } }", "the prices have no date"),
+        ("prices: { date: 2026-11-21, model: { m: {} } }", "unknown field `model`"),
+        ("break_even: { price_fall_percent: 100 }", "`break_even.price_fall_percent` is out"),
+        ("break_even: { retrain_weeks: 0 }", "`break_even.retrain_weeks` is out of range"),
+    ] {
+        let found = problems(&with(text));
+        assert!(found.iter().any(|problem| problem.contains(expect)), "{text}: {found:?}");
+    }
 }
 
 #[test]

@@ -1,15 +1,16 @@
 //! Bars in parts: what became of the samples, and what an answer's tokens were spent on.
 
-use bench_core::record::Record;
-use plotters::prelude::{Color as _, RGBColor, WHITE};
+use plotters::prelude::{Color as _, RGBColor};
 
 use super::Drawing;
 use super::canvas::{
-    Anchor, FAINT, INK, PALETTE, Scale, TOP, WIDTH, bar, fit, svg, width, write, x_axis,
+    Anchor, FAINT, INK, ON_DARK, ON_LIGHT, PALETTE, Scale, TOP, WIDTH, bar, fit, svg, width, write,
+    x_axis,
 };
 use crate::ReportError;
+use crate::budget::budget;
 use crate::diagnosis::{self, Outcome};
-use crate::evaluation::{Contender, Metric, SetResult};
+use crate::evaluation::{Metric, SetResult};
 use crate::text::whole;
 
 const ROW: i32 = 28;
@@ -48,40 +49,22 @@ pub(super) fn outcomes(
 }
 
 pub(super) fn tokens(set: &SetResult<'_>) -> Result<Option<Drawing>, ReportError> {
-    let spent: Vec<Vec<f64>> = set.contenders.iter().map(spent).collect();
+    let spent: Vec<Vec<f64>> = set.contenders.iter().map(|c| budget(c).to_vec()).collect();
     if spent.iter().flatten().sum::<f64>() <= 0.0 {
         return Ok(None);
     }
     let title = format!("{}: tokens per answer", set.set.name);
     let parts = [
+        Part { name: "instructions", colour: RGBColor(130, 130, 130) },
+        Part { name: "examples", colour: PALETTE[4] },
+        Part { name: "context", colour: PALETTE[5] },
         Part { name: "question", colour: PALETTE[0] },
-        Part { name: "instructions, examples, passages", colour: PALETTE[5] },
         Part { name: "answer", colour: PALETTE[1] },
     ];
     let rows = rows(set, spent.into_iter());
     let alt = told("Stacked bars of mean tokens per answer", &rows, &parts);
-    let name = "tokens, mean over answers (the prompt is divided by its characters)";
-    let svg = stacked(&title, &alt, name, &parts, &rows)?;
+    let svg = stacked(&title, &alt, "tokens, mean over answers", &parts, &rows)?;
     Ok(Some(Drawing { kind: "tokens", title, alt, svg }))
-}
-
-/// Mean tokens of question, rest of the prompt, answer.
-fn spent(contender: &Contender<'_>) -> Vec<f64> {
-    let share = |record: &Record| {
-        let prompt: usize = record.prompt.iter().map(|turn| turn.content.chars().count()).sum();
-        (record.input.chars().count() as f64 / prompt.max(1) as f64).min(1.0)
-    };
-    let mut sums = vec![0.0; 3];
-    for record in &contender.trials {
-        if let Some(answer) = record.answer() {
-            let question = f64::from(answer.tokens_in) * share(record);
-            sums[0] += question;
-            sums[1] += f64::from(answer.tokens_in) - question;
-            sums[2] += f64::from(answer.tokens_out);
-        }
-    }
-    let n = contender.usage.answered.max(1) as f64;
-    sums.into_iter().map(|sum| sum / n).collect()
 }
 
 fn rows(set: &SetResult<'_>, values: impl Iterator<Item = Vec<f64>>) -> Vec<(String, Vec<f64>)> {
@@ -109,8 +92,9 @@ fn stacked(
         .filter(|&at| rows.iter().any(|(_, values)| values[at] > 0.0))
         .map(|at| &parts[at])
         .collect();
-    // The legend may need a second line.
-    let lines = if occurring.len() > 4 { 2 } else { 1 };
+    // The legend may need a second line; letters are at most 8 pixels wide on average.
+    let legend: usize = occurring.iter().map(|part| 8 * part.name.chars().count() + 34).sum();
+    let lines = if legend > WIDTH as usize { 2 } else { 1 };
     let top = TOP + 6 + 20 * lines;
     let foot = top + 4 + ROW * rows.len() as i32;
     svg(foot + 56, title, alt, |area| {
@@ -129,7 +113,7 @@ fn stacked(
             left = left.max(width(area, &fit(area, name, 220)?)? + 24);
         }
         let longest = rows.iter().map(|(_, values)| values.iter().sum::<f64>()).fold(0.0, f64::max);
-        let x = Scale::fixed(0.0, longest, [left, WIDTH as i32 - 58]);
+        let x = Scale::fixed(0.0, longest, [left, WIDTH as i32 - 58]).counting();
         x_axis(area, &x, [top, foot], axis)?;
         for (row, (name, values)) in rows.iter().enumerate() {
             let y = top + 4 + ROW * row as i32;
@@ -144,7 +128,7 @@ fn stacked(
                     let (r, g, b) = (part.colour.0, part.colour.1, part.colour.2);
                     let is_dark =
                         299 * u32::from(r) + 587 * u32::from(g) + 114 * u32::from(b) < 95_000;
-                    let ink = if is_dark { WHITE } else { INK };
+                    let ink = if is_dark { ON_DARK } else { ON_LIGHT };
                     write(
                         area,
                         &words,

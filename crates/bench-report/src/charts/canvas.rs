@@ -6,6 +6,7 @@
 use std::sync::{Arc, LazyLock, Once};
 
 use plotters::coord::Shift;
+use plotters::element::DashedPathElement;
 use plotters::prelude::{
     Circle, Color as _, DrawingArea, FontStyle, IntoDrawingArea as _, IntoFont as _, PathElement,
     Polygon, RGBColor, Rectangle, SVGBackend, ShapeStyle, TextStyle, WHITE,
@@ -30,6 +31,24 @@ pub(super) const INK: RGBColor = RGBColor(34, 34, 34);
 pub(super) const FAINT: RGBColor = RGBColor(110, 110, 110);
 pub(super) const GRID: RGBColor = RGBColor(226, 226, 226);
 pub(super) const LIGHT: RGBColor = RGBColor(190, 190, 190);
+
+/// Words on a bar of a light or of a dark colour: a hair off the colours that [`DARK`] turns, because
+/// bars keep their colour.
+pub(super) const ON_LIGHT: RGBColor = RGBColor(33, 33, 33);
+pub(super) const ON_DARK: RGBColor = RGBColor(254, 254, 254);
+
+/// What becomes of a colour on a dark page: background, ink, lines, and the one colour of the palette
+/// that would be lost. The others stand out on both.
+pub(crate) const DARK: [(&str, &str); 8] = [
+    ("#FFFFFF", "#0d1117"),
+    ("#222222", "#e6edf3"),
+    ("#6E6E6E", "#a5b0bb"),
+    ("#E2E2E2", "#30363d"),
+    ("#BEBEBE", "#59636e"),
+    ("#000000", "#f0f0f0"),
+    ("#D7D7D7", "#484f58"),
+    ("#0072B2", "#2a8fd0"),
+];
 
 /// Okabe and Ito's palette (2008), which colour-blind readers can tell apart, without the yellow
 /// that is lost on white.
@@ -77,7 +96,15 @@ pub(super) fn svg(
         area.present()?;
     }
     let head = out.find('>').map_or(0, |at| at + 1);
-    let told = format!("\n<title>{}</title>\n<desc>{}</desc>", xml(title), xml(alt));
+    let told = format!(
+        "\n<title>{}</title>\n<desc>{}</desc>\n<style>@media screen and (prefers-color-scheme:dark){{{}}}</style>",
+        xml(title),
+        xml(alt),
+        DARK.map(|(light, dark)| {
+            format!("[fill=\"{light}\"]{{fill:{dark}}}[stroke=\"{light}\"]{{stroke:{dark}}}")
+        })
+        .concat(),
+    );
     out.insert_str(head, &told);
     Ok(out.replacen("<svg ", "<svg role=\"img\" ", 1))
 }
@@ -164,6 +191,18 @@ pub(super) fn line(
     Ok(area.draw(&PathElement::new(points, style))?)
 }
 
+/// A thin line of dashes through the points.
+pub(super) fn dashed(
+    area: &Area<'_>,
+    points: Vec<(i32, i32)>,
+    colour: RGBColor,
+) -> Result<(), ReportError> {
+    if points.len() < 2 {
+        return Ok(());
+    }
+    Ok(area.draw(&DashedPathElement::new(points, 5, 4, colour.stroke_width(1)))?)
+}
+
 pub(super) fn bar(
     area: &Area<'_>,
     corners: [(i32, i32); 2],
@@ -196,6 +235,8 @@ pub(super) struct Scale {
     low: f64,
     high: f64,
     is_log: bool,
+    /// Only whole numbers have a tick.
+    is_count: bool,
     from: i32,
     to: i32,
 }
@@ -205,13 +246,25 @@ impl Scale {
     pub(super) fn linear(values: impl Iterator<Item = f64>, pixels: [i32; 2]) -> Self {
         let (low, high) = ends(values);
         let air = if high > low { (high - low) * 0.06 } else { high.abs().max(1.0) * 0.1 };
-        Self { low: low - air, high: high + air, is_log: false, from: pixels[0], to: pixels[1] }
+        Self {
+            low: low - air,
+            high: high + air,
+            is_log: false,
+            is_count: false,
+            from: pixels[0],
+            to: pixels[1],
+        }
     }
 
     /// Exactly these ends.
     pub(super) fn fixed(low: f64, high: f64, pixels: [i32; 2]) -> Self {
         let high = if high > low { high } else { low + 1.0 };
-        Self { low, high, is_log: false, from: pixels[0], to: pixels[1] }
+        Self { low, high, is_log: false, is_count: false, from: pixels[0], to: pixels[1] }
+    }
+
+    /// The same for things that are counted: no tick between two whole numbers.
+    pub(super) fn counting(self) -> Self {
+        Self { is_count: true, ..self }
     }
 
     /// Logarithmic where values are positive and span more than a factor of ten, from zero otherwise.
@@ -222,6 +275,7 @@ impl Scale {
                 low: low / 1.3,
                 high: high * 1.3,
                 is_log: true,
+                is_count: false,
                 from: pixels[0],
                 to: pixels[1],
             };
@@ -254,6 +308,7 @@ impl Scale {
         let unit = 10_f64.powf(rough.log10().floor());
         let step =
             [1.0, 2.0, 5.0, 10.0].into_iter().find(|s| s * unit >= rough).unwrap_or(10.0) * unit;
+        let step = if self.is_count { step.max(1.0).round() } else { step };
         let first = (self.low / step).ceil() as i64;
         let last = (self.high / step + 1e-9).floor() as i64;
         (first..=last)
@@ -265,6 +320,15 @@ impl Scale {
 
 /// A tick with the decimals that its step needs.
 fn plain(value: f64, step: f64) -> String {
+    // A short form, so that neighbours on a logarithmic axis have room.
+    if value >= 1e6 && step >= 1e5 {
+        let millions = (value / 1e5).round() / 10.0;
+        return if millions.fract() == 0.0 {
+            format!("{} M", text::grouped(millions as i64))
+        } else {
+            format!("{millions:.1} M")
+        };
+    }
     if step >= 1.0 {
         return text::grouped(value.round() as i64);
     }
@@ -353,6 +417,10 @@ pub(super) fn place(point: (i32, i32), width: i32, bounds: Taken, taken: &[Taken
             (x - 9 - width, y + distance),
             (x - width / 2, y - 15 - distance),
             (x - width / 2, y + 15 + distance),
+            (x + 36, y - distance),
+            (x + 36, y + distance),
+            (x - 36 - width, y - distance),
+            (x - 36 - width, y + distance),
         ] {
             let label = [left, middle - HALF, left + width, middle + HALF];
             let outside = label[0] < bounds[0]
@@ -360,7 +428,10 @@ pub(super) fn place(point: (i32, i32), width: i32, bounds: Taken, taken: &[Taken
                 || label[1] < bounds[1]
                 || label[3] > bounds[3];
             let covered: i64 = taken.iter().map(|other| overlap(label, *other)).sum();
-            let cost = covered * 100 + ring as i64 + if outside { 1_000_000 } else { 0 };
+            // Far to the side is worse than one ring further up or down.
+            let aside = i64::from((left - x).abs().min((left + width - x).abs()) > 20);
+            let cost =
+                covered * 100 + 4 * ring as i64 + 5 * aside + if outside { 1_000_000 } else { 0 };
             if cost < best.0 {
                 best = (cost, (left, middle));
             }
@@ -388,7 +459,9 @@ mod tests {
             ticks(Scale::positive([9.0, 900.0].into_iter(), [0, 300])).first().unwrap(),
             "10"
         );
+        assert_eq!(ticks(Scale::fixed(1.0, 3.0, [0, 600]).counting()), ["1", "2", "3"]);
         assert_eq!(ticks(Scale::fixed(0.0, 12_000.0, [0, 300])).last().unwrap(), "10,000");
+        assert_eq!(ticks(Scale::fixed(0.0, 3e6, [0, 300])), ["0", "1 M", "2 M", "3 M"]);
     }
 
     #[test]

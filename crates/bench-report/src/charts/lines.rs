@@ -1,55 +1,92 @@
-//! Lines with a name at their end: recall by depth, training loss, the distribution of latency.
+//! Lines with a name at their end: recall and nDCG by depth, losses, the distribution of latency; and
+//! the plot that other charts of lines are drawn with.
 
+use bench_stats::Estimate;
 use plotters::prelude::{Color as _, Polygon};
 
 use super::Drawing;
 use super::canvas::{
-    Anchor, INK, LIGHT, Scale, TOP, WIDTH, colour, fit, line, mark, spread, svg, width, write,
-    x_axis, y_axis,
+    Anchor, INK, LIGHT, Scale, TOP, WIDTH, colour, dashed, fit, line, mark, spread, svg, width,
+    write, x_axis, y_axis,
 };
 use crate::ReportError;
 use crate::evaluation::{Contender, Evaluation, SetResult};
-use crate::retrieval;
+use crate::retrieval::{self, AtK, RetrievalResult};
 use crate::text::{number, whole};
 
 /// Points that a loss curve keeps: more would not be seen.
 const MOST_POINTS: usize = 300;
 
-struct Series {
-    name: String,
-    arm: usize,
-    points: Vec<(f64, f64)>,
+#[derive(Default)]
+pub(super) struct Series {
+    pub(super) name: String,
+    pub(super) arm: usize,
+    pub(super) points: Vec<(f64, f64)>,
     /// Lower and upper end per point, where there is an interval.
-    band: Vec<[f64; 2]>,
+    pub(super) band: Vec<[f64; 2]>,
     /// Measured now and then, drawn as marks.
-    marks: Vec<(f64, f64)>,
+    pub(super) marks: Vec<(f64, f64)>,
+    /// Lower and upper end per mark, where there is an interval.
+    pub(super) whiskers: Vec<[f64; 2]>,
+    /// Left and right end per mark, where there is an interval along the axis at the foot.
+    pub(super) spans: Vec<[f64; 2]>,
+    /// A second line, thin and dashed.
+    pub(super) dashed: Vec<(f64, f64)>,
 }
 
-struct Plot<'a> {
-    title: &'a str,
-    alt: &'a str,
-    x_name: &'a str,
-    y_name: &'a str,
-    is_x_log: bool,
-    y: Option<[f64; 2]>,
+/// How figures lie along the axis at the foot.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Across {
+    /// In equal steps from the first to the last.
+    Even,
+    /// In equal steps of whole numbers.
+    Count,
+    /// Logarithmic where they span more than a factor of ten.
+    Log,
+}
+
+pub(super) struct Plot<'a> {
+    pub(super) title: &'a str,
+    pub(super) alt: &'a str,
+    pub(super) x_name: &'a str,
+    pub(super) y_name: &'a str,
+    pub(super) x: Across,
+    pub(super) y: Option<[f64; 2]>,
     /// Whether names are tied to the ends of their lines; where all lines end at one height, names
     /// stand in the order given.
-    is_tied: bool,
+    pub(super) is_tied: bool,
 }
 
-pub(super) fn recall(
+/// Recall@k and nDCG@k.
+pub(super) fn retrieval(
     evaluation: &Evaluation<'_>,
     set: &SetResult<'_>,
-) -> Result<Option<Drawing>, ReportError> {
+) -> Result<[Option<Drawing>; 2], ReportError> {
     let results = retrieval::results(set, &evaluation.options);
+    Ok([
+        by_depth(set, &results, "recall", "recall@k", "recall of gold documents", |at| {
+            at.recall.as_ref()
+        })?,
+        by_depth(set, &results, "ndcg", "nDCG@k", "ranking of gold documents", |at| {
+            at.ndcg.as_ref()
+        })?,
+    ])
+}
+
+fn by_depth(
+    set: &SetResult<'_>,
+    results: &[RetrievalResult],
+    kind: &'static str,
+    metric: &str,
+    title: &str,
+    of: impl Fn(&AtK) -> Option<&Estimate>,
+) -> Result<Option<Drawing>, ReportError> {
     let mut lines = Vec::new();
     let mut told = Vec::new();
-    for result in &results {
+    for result in results {
         let contender = &set.contenders[result.contender];
-        let at: Vec<(usize, &bench_stats::Estimate)> = (1..)
-            .zip(&result.at)
-            .filter_map(|(k, figures)| Some((k, figures.recall.as_ref()?)))
-            .collect();
+        let at: Vec<(usize, &Estimate)> =
+            (1..).zip(&result.at).filter_map(|(k, figures)| Some((k, of(figures)?))).collect();
         let Some((deepest, last)) = at.last() else { continue };
         told.push(format!("{} {} at {deepest}", contender.name, number(last.mean)));
         lines.push(Series {
@@ -58,20 +95,21 @@ pub(super) fn recall(
             points: at.iter().map(|(k, e)| (*k as f64, e.mean)).collect(),
             band: at.iter().map(|(_, e)| [e.low, e.high]).collect(),
             marks: at.iter().map(|(k, e)| (*k as f64, e.mean)).collect(),
+            ..Series::default()
         });
     }
-    let title = format!("{}: recall of gold documents", set.set.name);
-    let alt = format!("Line chart of recall at k. {}.", told.join("; "));
+    let title = format!("{}: {title}", set.set.name);
+    let alt = format!("Line chart of {metric}. {}.", told.join("; "));
     let plot = Plot {
         title: &title,
         alt: &alt,
         x_name: "k, passages retrieved",
-        y_name: "recall@k (band: interval)",
-        is_x_log: false,
+        y_name: &format!("{metric} (band: interval)"),
+        x: Across::Count,
         y: Some([0.0, 1.0]),
         is_tied: true,
     };
-    Ok(plot.draw(&lines)?.map(|svg| Drawing { kind: "recall", title, alt, svg }))
+    Ok(plot.draw(&lines)?.map(|svg| Drawing { kind, title, alt, svg }))
 }
 
 pub(super) fn training(
@@ -94,22 +132,30 @@ pub(super) fn training(
             told.push(format!("{name} from {} to {}", number(first.1), number(last.1)));
         }
         let dev = steps.iter().filter_map(|s| Some((s.step as f64, s.dev_loss?)));
+        let dev: Vec<(f64, f64)> = dev.filter(|(_, loss)| loss.is_finite()).collect();
+        if let (Some(last), Some(told)) = (dev.last(), told.last_mut()) {
+            *told = format!("{told}, validation {}", number(last.1));
+        }
         lines.push(Series {
             name,
             arm: arm.unwrap_or(0),
             points: thinned(&points),
-            band: Vec::new(),
-            marks: dev.filter(|(_, loss)| loss.is_finite()).collect(),
+            dashed: dev.clone(),
+            marks: dev,
+            ..Series::default()
         });
     }
-    let title = format!("{}: training loss", set.set.name);
-    let alt = format!("Line chart of training loss by optimiser step. {}.", told.join("; "));
+    let title = format!("{}: training and validation loss", set.set.name);
+    let alt = format!(
+        "Line chart of training and validation loss by optimiser step. {}.",
+        told.join("; ")
+    );
     let plot = Plot {
         title: &title,
         alt: &alt,
         x_name: "optimiser step",
-        y_name: "loss in nats per token (marks: validation loss)",
-        is_x_log: false,
+        y_name: "loss in nats per token (marks and dashes: validation)",
+        x: Across::Count,
         y: None,
         is_tied: true,
     };
@@ -138,9 +184,9 @@ pub(super) fn latencies(set: &SetResult<'_>) -> Result<Option<Drawing>, ReportEr
             name: contender.name.clone(),
             arm: contender.arm,
             points: thinned(&points),
-            band: Vec::new(),
             // The smallest latency that half of the answers kept to, so that the mark is on the line.
             marks: vec![(sorted[sorted.len().div_ceil(2) - 1], 0.5)],
+            ..Series::default()
         });
     }
     let title = format!("{}: latency", set.set.name);
@@ -150,7 +196,7 @@ pub(super) fn latencies(set: &SetResult<'_>) -> Result<Option<Drawing>, ReportEr
         alt: &alt,
         x_name: "latency in ms, retrieval and generation",
         y_name: "share of answers that took no longer (marks: median)",
-        is_x_log: true,
+        x: Across::Log,
         y: Some([0.0, 1.0]),
         is_tied: false,
     };
@@ -172,8 +218,9 @@ fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
 }
 
 impl Plot<'_> {
-    fn draw(&self, lines: &[Series]) -> Result<Option<String>, ReportError> {
-        let all = || lines.iter().flat_map(|l| l.points.iter().chain(&l.marks).copied());
+    pub(super) fn draw(&self, lines: &[Series]) -> Result<Option<String>, ReportError> {
+        let all =
+            || lines.iter().flat_map(|l| l.points.iter().chain(&l.marks).chain(&l.dashed).copied());
         if all().next().is_none() {
             return Ok(None);
         }
@@ -188,12 +235,13 @@ impl Plot<'_> {
                 names.push(name);
             }
             let (left, right, top, foot) = (62, WIDTH as i32 - wide - 44, TOP + 30, height - 54);
-            let x = if self.is_x_log {
-                Scale::positive(all().map(|p| p.0), [left, right])
-            } else {
-                let last = all().map(|p| p.0).fold(0.0, f64::max);
-                let first = all().map(|p| p.0).fold(f64::INFINITY, f64::min);
-                Scale::fixed(first.min(last - 1.0).max(0.0), last, [left, right])
+            let last = all().map(|p| p.0).fold(0.0, f64::max);
+            let first = all().map(|p| p.0).fold(f64::INFINITY, f64::min);
+            let even = Scale::fixed(first.min(last - 1.0).max(0.0), last, [left, right]);
+            let x = match self.x {
+                Across::Even => even,
+                Across::Count => even.counting(),
+                Across::Log => Scale::positive(all().map(|p| p.0), [left, right]),
             };
             let y = match self.y {
                 Some([low, high]) => Scale::fixed(low, high, [foot, top]),
@@ -223,6 +271,25 @@ impl Plot<'_> {
             for series in &lines {
                 let points = series.points.iter().map(|p| (x.at(p.0), y.at(p.1))).collect();
                 line(area, points, colour(series.arm).stroke_width(2))?;
+                let dashes = series.dashed.iter().map(|p| (x.at(p.0), y.at(p.1))).collect();
+                dashed(area, dashes, colour(series.arm))?;
+                for (point, ends) in series.marks.iter().zip(&series.whiskers) {
+                    let (at, low, high) = (x.at(point.0), y.at(ends[0]), y.at(ends[1]));
+                    line(area, vec![(at, low), (at, high)], colour(series.arm).stroke_width(2))?;
+                    for end in [low, high] {
+                        let cap = vec![(at - 4, end), (at + 4, end)];
+                        line(area, cap, colour(series.arm).stroke_width(2))?;
+                    }
+                }
+                for (point, ends) in series.marks.iter().zip(&series.spans) {
+                    let [from, to] = ends.map(|end| x.at(end));
+                    let at = y.at(point.1);
+                    line(area, vec![(from, at), (to, at)], colour(series.arm).stroke_width(2))?;
+                    for end in [from, to] {
+                        let cap = vec![(end, at - 4), (end, at + 4)];
+                        line(area, cap, colour(series.arm).stroke_width(2))?;
+                    }
+                }
                 for point in &series.marks {
                     mark(area, (x.at(point.0), y.at(point.1)), series.arm, 1.0)?;
                 }

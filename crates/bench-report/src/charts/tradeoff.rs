@@ -1,5 +1,6 @@
 //! Quality against what it costs, with the arms that no other arm beats in both.
 
+use bench_stats::quantile_interval;
 use plotters::prelude::Color as _;
 
 use super::Drawing;
@@ -8,12 +9,15 @@ use super::canvas::{
     width, write, x_axis, y_axis,
 };
 use crate::ReportError;
-use crate::evaluation::{Contender, Metric, SetResult};
+use crate::cost::Costing;
+use crate::evaluation::{Contender, Evaluation, Metric, SetResult};
 use crate::text::{dollars, number, whole};
 
 struct Point {
     contender: usize,
     x: f64,
+    /// Ends of the interval along the axis at the foot; open where too few answers vouch for one.
+    across: [Option<f64>; 2],
     y: f64,
     ends: [f64; 2],
     /// No other arm is at least as good in both and better in one.
@@ -21,6 +25,7 @@ struct Point {
 }
 
 pub(super) fn latency(
+    evaluation: &Evaluation<'_>,
     set: &SetResult<'_>,
     metric: &Metric,
 ) -> Result<Option<Drawing>, ReportError> {
@@ -31,12 +36,25 @@ pub(super) fn latency(
         figure: "p95 latency",
         say: |x| format!("{} ms", whole(x)),
     };
-    drawing.draw(set, metric, |contender| contender.usage.latency(0.95))
+    drawing.draw(set, metric, |contender| {
+        let latencies = &contender.usage.latencies;
+        let ends = quantile_interval(latencies, 0.95, evaluation.options.level);
+        Some((contender.usage.latency(0.95)?, ends))
+    })
 }
 
 /// Against money where the experiment has prices, against tokens otherwise.
-pub(super) fn cost(set: &SetResult<'_>, metric: &Metric) -> Result<Option<Drawing>, ReportError> {
-    let cost = |contender: &Contender<'_>| contender.usage.cost_per_1000();
+pub(super) fn cost(
+    evaluation: &Evaluation<'_>,
+    set: &SetResult<'_>,
+    metric: &Metric,
+) -> Result<Option<Drawing>, ReportError> {
+    let cost = |contender: &Contender<'_>| {
+        let per_1000 = contender.usage.cost_per_1000()?;
+        let ends = Costing::of(evaluation, contender)
+            .map_or([None; 2], |c| [c.per_answer.low, c.per_answer.high].map(|x| Some(x * 1000.0)));
+        Some((per_1000, ends))
+    };
     if set.contenders.iter().any(|contender| cost(contender).is_some()) {
         let drawing = Tradeoff {
             kind: "quality_cost",
@@ -54,7 +72,9 @@ pub(super) fn cost(set: &SetResult<'_>, metric: &Metric) -> Result<Option<Drawin
         figure: "tokens per answer",
         say: |x| whole(x),
     };
-    drawing.draw(set, metric, |c| c.usage.per_answer(c.usage.tokens_in + c.usage.tokens_out))
+    drawing.draw(set, metric, |c| {
+        Some((c.usage.per_answer(c.usage.tokens_in + c.usage.tokens_out)?, [None; 2]))
+    })
 }
 
 struct Tradeoff {
@@ -70,7 +90,7 @@ impl Tradeoff {
         &self,
         set: &SetResult<'_>,
         metric: &Metric,
-        cost: impl Fn(&Contender<'_>) -> Option<f64>,
+        cost: impl Fn(&Contender<'_>) -> Option<(f64, [Option<f64>; 2])>,
     ) -> Result<Option<Drawing>, ReportError> {
         let points = points(set, metric, cost);
         if points.is_empty() {
@@ -105,7 +125,8 @@ impl Tradeoff {
         height: i32,
     ) -> Result<(), ReportError> {
         let (left, right, top, foot) = (62, WIDTH as i32 - 24, TOP + 30, height - 54);
-        let x = Scale::positive(points.iter().map(|p| p.x), [left, right]);
+        let reach = |p: &Point| [Some(p.x), p.across[0], p.across[1]];
+        let x = Scale::positive(points.iter().flat_map(reach).flatten(), [left, right]);
         let y = Scale::linear(points.iter().flat_map(|p| p.ends), [foot, top]);
         x_axis(area, &x, [top, foot], self.axis)?;
         y_axis(
@@ -136,6 +157,9 @@ impl Tradeoff {
             let strength = if point.is_efficient { 1.0 } else { 0.35 };
             let style = colour(arm).mix(strength * 0.7).stroke_width(2);
             line(area, vec![(px, low), (px, high)], style)?;
+            let [from, to] = point.across.map(|end| end.map_or(px, |end| x.at(end)));
+            line(area, vec![(from, py), (to, py)], style)?;
+            taken.push([from, py - 1, to, py + 1]);
             mark(area, (px, py), arm, strength)?;
             taken.extend([[px - 7, py - 7, px + 7, py + 7], [px - 1, high, px + 1, low]]);
         }
@@ -160,7 +184,7 @@ impl Tradeoff {
 fn points(
     set: &SetResult<'_>,
     metric: &Metric,
-    cost: impl Fn(&Contender<'_>) -> Option<f64>,
+    cost: impl Fn(&Contender<'_>) -> Option<(f64, [Option<f64>; 2])>,
 ) -> Vec<Point> {
     let mut points: Vec<Point> = set
         .contenders
@@ -168,9 +192,9 @@ fn points(
         .enumerate()
         .filter_map(|(at, contender)| {
             let estimate = metric.estimates[at].as_ref()?;
-            let x = cost(contender).filter(|x| x.is_finite())?;
+            let (x, across) = cost(contender).filter(|(x, _)| x.is_finite())?;
             let ends = [estimate.low, estimate.high];
-            Some(Point { contender: at, x, y: estimate.mean, ends, is_efficient: true })
+            Some(Point { contender: at, x, across, y: estimate.mean, ends, is_efficient: true })
         })
         .collect();
     for at in 0..points.len() {

@@ -2,7 +2,7 @@
 
 use bench_stats::Clusters;
 
-use super::{Grid, Shown, figure, interval};
+use super::{Grid, figure, interval, shown};
 use crate::evaluation::{Evaluation, SetResult};
 use crate::judging::{cards, corrected, is_judge, pair_counts, strengths};
 use crate::text::{number, signed, whole};

@@ -2,7 +2,7 @@
 
 use bench_stats::Source;
 
-use super::{Grid, Shown, figure};
+use super::{Grid, figure, shown};
 use crate::evaluation::{Evaluation, Metric, SetResult};
 use crate::text::number;
 use crate::variance::{variances, words};

@@ -12,10 +12,14 @@ use bench_core::record::{Answer, CallKind, CallRecord, Outcome, Record, TokenBud
 use bench_report::{Report, ReportError, build, read_trials, trials_parquet};
 use serde_json::{Value, json};
 
+mod bad_input;
+mod charts;
+mod comparison;
 mod judging;
 mod synthetic;
+mod tools;
 
-use synthetic::{four_arms, run, twelve_arms, two_arms};
+use synthetic::{four_arms, rich, run, twelve_arms, two_arms};
 
 #[track_caller]
 fn built(manifest: &Manifest, records: &[Record]) -> Report {
@@ -414,7 +418,9 @@ fn the_page_of_a_server_has_no_script_and_no_style_in_it() {
 #[test]
 fn the_columns_are_those_documented() {
     let documented = include_str!("../../../../docs/tables.md");
-    let (manifest, records) = run(&four_arms(), 6);
+    let mut arms = four_arms();
+    arms.extend(synthetic::curve_arms(&["tuned"], &[50, 100, 400]).split_off(1));
+    let (manifest, records) = rich(&arms, 6);
     let report = built(&manifest, &records);
     let csv = report.files.iter().filter(|(path, _)| path.rsplit('.').next() == Some("csv"));
     for (path, bytes) in csv {

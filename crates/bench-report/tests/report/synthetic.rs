@@ -65,6 +65,69 @@ pub(crate) fn twelve_arms() -> Vec<Arm> {
     arms
 }
 
+/// Recipes that were trained on several numbers of rows.
+pub(crate) fn curve_arms(recipes: &[&'static str], sizes: &[u32]) -> Vec<Arm> {
+    let mut arms = vec![arm("zero_shot", json!({"prompt": {}}), 0.2)];
+    for (at, recipe) in recipes.iter().enumerate() {
+        for &size in sizes {
+            let name: &'static str = format!("{recipe}_{size}_rows").leak();
+            let settings = json!({"finetune": {"limit": size, "lora_r": 8 << at}});
+            let right = 0.75 - 0.05 * at as f64 - 2.4 / f64::from(size).sqrt();
+            arms.push(arm(name, settings, right.max(0.0)));
+        }
+    }
+    arms
+}
+
+/// As [`run`], with a judge on `facts`, a set `skills` of general questions, and prices under which
+/// training may or may not pay for itself.
+pub(crate) fn rich(arms: &[Arm], n: usize) -> (Manifest, Vec<Record>) {
+    let (mut manifest, mut records) = run(arms, n);
+    let mut noise = Noise(11);
+    let tuned: Vec<bool> =
+        resolve(&manifest.experiment).iter().map(|plan| plan.finetune.is_some()).collect();
+    let experiment = &mut manifest.experiment;
+    experiment.eval_sets.push(
+        serde_json::from_value(json!(
+            {"name": "skills", "path": "skills.jsonl", "scorers": [{"contains": {}}], "retention": true}
+        ))
+        .unwrap(),
+    );
+    experiment.judge =
+        serde_json::from_value(json!({"model": "grader", "rubric": "right or wrong"})).unwrap();
+    experiment.prices = serde_json::from_value(json!({
+        "date": "2026-11-21",
+        "storage_gb_month": 0.02,
+        "models": {"small": {
+            "input": 1.0, "cached_input": 0.1, "output": 2.0, "gpu_hour": 4.0,
+            "tuned": {"hosting_hour": 0.002},
+        }},
+    }))
+    .unwrap();
+    experiment.break_even = serde_json::from_value(json!(
+        {"retrain_weeks": 4, "price_fall_percent": 30, "cache_min_tokens": 20}
+    ))
+    .unwrap();
+    let mut skills = Vec::new();
+    for record in &mut records {
+        if record.trial.set == "facts" {
+            let right = record.verdicts["contains"].value() == Some(1.0);
+            let judged = if noise.next() < 0.8 { right } else { !right };
+            record.verdicts.insert("judge".into(), Verdict::scored(f64::from(u8::from(judged))));
+        } else {
+            let arm = arms.iter().position(|arm| arm.name == record.trial.arm).unwrap();
+            let right = noise.next() < if tuned[arm] { 0.6 } else { 0.8 };
+            let mut asked = record.clone();
+            asked.trial.set = "skills".into();
+            asked.verdicts =
+                BTreeMap::from([("contains".into(), Verdict::scored(f64::from(u8::from(right))))]);
+            skills.push(asked);
+        }
+    }
+    records.extend(skills);
+    (manifest, records)
+}
+
 /// A run of `n` samples on two sets: `facts` with a corpus and `form` without.
 pub(crate) fn run(arms: &[Arm], n: usize) -> (Manifest, Vec<Record>) {
     let experiment = experiment(arms);
@@ -180,7 +243,7 @@ fn experiment(arms: &[Arm]) -> Experiment {
         ],
         "arms": arms,
         "compare": {"baseline": "zero_shot"},
-        "prices": {"small": {"input": 1.0, "output": 2.0, "machine_hour": 0.5}},
+        "prices": {"date": "2026-11-21", "models": {"small": {"input": 1.0, "output": 2.0, "machine_hour": 0.5}}},
         "gates": [
             {"metric": "contains", "arm": "rag", "vs": "zero_shot", "ci_lower": ">= 0"},
             {"metric": "contains", "arm": "zero_shot", "ci_lower": "> 0.9"},
@@ -217,7 +280,7 @@ fn manifest(experiment: Experiment, arms: &[Arm]) -> Manifest {
                         .collect(),
                     set: set.into(),
                     seed,
-                    rows: 480,
+                    rows: settings.limit.map_or(480, u64::from),
                     outcome: TrainOutcome {
                         adapter: "adapters/a".into(),
                         digest: "ad".repeat(32),
@@ -252,6 +315,7 @@ fn manifest(experiment: Experiment, arms: &[Arm]) -> Manifest {
                 dtype: "f32".into(),
             },
         )]),
+        scorers: BTreeMap::new(),
         training,
         indexes: vec![IndexEntry {
             arms: vec!["rag".into()],

@@ -25,7 +25,7 @@ arms:
   - { name: whole, model: m, strategy: { rag: { passages: whole_corpus, citations: true, abstain: not stated, guard: true } } }
   - { name: raft, model: m, strategy: { finetune: { raft: { rag: rag, distractors: 1, without_golden: 0 } } } }
 compare: { baseline: rag }
-prices: { m: { input: 1000000 }, w: { input: 3000000 } }
+prices: { date: 2026-11-21, models: { m: { input: 1000000 }, w: { input: 3000000 } } }
 run: { runs: RUNS }
 ";
 

@@ -1,0 +1,103 @@
+//! Every chart, at few and many arms, light and dark.
+
+use std::path::Path;
+
+use bench_core::manifest::Manifest;
+use bench_core::record::Record;
+use bench_report::build;
+
+use super::synthetic::{arm, curve_arms, four_arms, rich, twelve_arms, two_arms};
+
+/// Snapshots the charts of some kinds, and leaves all of them, light and dark, where a person can
+/// look at them.
+fn check(name: &str, (manifest, records): &(Manifest, Vec<Record>), kinds: &[&str]) {
+    let report = build(manifest, records).unwrap();
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("charts").join(name);
+    std::fs::create_dir_all(&folder).unwrap();
+    let mut left: Vec<&str> = kinds.to_vec();
+    for (path, bytes) in &report.files {
+        let Some(stem) = path.strip_prefix("charts/").and_then(|p| p.strip_suffix(".svg")) else {
+            continue;
+        };
+        let svg = std::str::from_utf8(bytes).unwrap();
+        std::fs::write(folder.join(format!("{stem}.svg")), svg).unwrap();
+        std::fs::write(folder.join(format!("{stem}.png")), png(svg)).unwrap();
+        std::fs::write(folder.join(format!("{stem}_dark.png")), png(&dark(svg))).unwrap();
+        if let Some(at) = left.iter().position(|kind| stem == *kind) {
+            left.remove(at);
+            insta::assert_snapshot!(format!("{name}_{stem}"), svg);
+        }
+    }
+    assert!(left.is_empty(), "no chart {left:?}");
+}
+
+/// What a reader on a dark page sees: the colours that the picture's own style gives.
+fn dark(svg: &str) -> String {
+    let (head, rest) = svg.split_once("<style>").unwrap();
+    let (style, mut body) =
+        rest.split_once("</style>").map(|(style, body)| (style, body.to_owned())).unwrap();
+    let rules = style.split("[fill=\"").skip(1);
+    for rule in rules {
+        let light = &rule[..7];
+        let dark = &rule[rule.find("{fill:").unwrap() + 6..rule.find('}').unwrap()];
+        body = body.replace(&format!("\"{light}\""), &format!("\"{dark}\""));
+    }
+    format!("{head}{body}")
+}
+
+fn png(svg: &str) -> Vec<u8> {
+    use resvg::tiny_skia::{Pixmap, Transform};
+    let mut options = resvg::usvg::Options::default();
+    let fonts = options.fontdb_mut();
+    fonts.load_font_data(dejavu::sans::regular().to_vec());
+    fonts.load_font_data(dejavu::sans::bold().to_vec());
+    let tree = resvg::usvg::Tree::from_str(svg, &options).unwrap();
+    let size = tree.size();
+    let mut pixels = Pixmap::new(size.width() as u32, size.height() as u32).unwrap();
+    resvg::render(&tree, Transform::identity(), &mut pixels.as_mut());
+    pixels.encode_png().unwrap()
+}
+
+const KINDS: [&str; 11] = [
+    "facts_differences",
+    "facts_quality_latency",
+    "facts_quality_cost",
+    "facts_outcomes",
+    "facts_slices",
+    "facts_recall",
+    "facts_ndcg",
+    "facts_latency",
+    "facts_tokens",
+    "facts_judge_confusion",
+    "skills_retention",
+];
+
+#[test]
+fn two_arms_fill_every_chart() {
+    check("two", &rich(&two_arms(), 24), &KINDS);
+    let tuned = [two_arms().remove(1), arm("lora", serde_json::json!({"finetune": {}}), 0.6)];
+    let mut tuned = rich(&tuned, 24);
+    tuned.0.experiment.compare.baseline = "rag".into();
+    check("two_tuned", &tuned, &["facts_training_loss", "facts_break_even", "skills_retention"]);
+}
+
+#[test]
+fn four_arms_with_seeds_can_be_told_apart() {
+    check("four", &rich(&four_arms(), 40), &["facts_break_even"]);
+}
+
+#[test]
+fn twelve_arms_with_long_names_stay_readable() {
+    let tuned = ["facts_training_loss", "facts_break_even"];
+    check("twelve", &rich(&twelve_arms(), 40), &[&KINDS[..], &tuned].concat());
+}
+
+#[test]
+fn a_learning_curve_has_a_band_and_a_law() {
+    let two = curve_arms(&["lora"], &[100, 400]);
+    check("two_sizes", &rich(&two, 40), &["facts_learning_curve"]);
+    let many =
+        ["lora_rank_8_on_all_linear_layers", "lora_rank_16", "lora_rank_32_with_a_long_name"];
+    let many = curve_arms(&many, &[50, 100, 400, 1600]);
+    check("twelve_sizes", &rich(&many, 60), &["facts_learning_curve"]);
+}
