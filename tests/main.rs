@@ -11,6 +11,7 @@ mod endpoint;
 mod judge;
 mod ladder;
 mod quick;
+mod retrieval;
 mod view;
 
 use std::path::{Path, PathBuf};

@@ -2,7 +2,7 @@
 
     pip install numpy==2.4.6 usearch==2.26.6 hnswlib==0.8.0 onnxruntime==1.31.1 fastembed==0.9.1
     cargo build --release -p bench-retrieval -p bench-fastembed --examples
-    python run.py <folder with model.onnx, tokenizer.json, libonnxruntime.so*> [--only index|embed]
+    python run.py <folder with model.onnx, tokenizer.json, libonnxruntime.so*> [--only index|graph|embed]
 
 Every figure is the median of interleaved rounds: each round measures every side once, in a process
 of its own, so that a machine that slows down slows all of them. Writes results.json.
@@ -184,15 +184,19 @@ def main():
     parser.add_argument("model")
     parser.add_argument("--target", default=os.environ.get("CARGO_TARGET_DIR", str(HERE.parents[1] / "target")))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", choices=["index", "embed"], help="keep the other half of results.json")
+    parser.add_argument("--only", choices=["index", "graph", "embed"], help="keep the other rows of results.json")
     arguments = parser.parse_args()
     examples = pathlib.Path(arguments.target, "release", "examples")
     runtime = glob.glob(f"{arguments.model}/libonnxruntime.so*")[0]
     me = [sys.executable, str(HERE / "run.py")]
     rounds = {}
 
+    graphs = ("usearch", "hnswlib")
+    # The graph libraries are measured beside ours and beside numpy, which knows what is right.
+    parts = {"index": ("index", "serve"), "graph": ("index", "serve"), "embed": ("embed",), None: ("index", "serve", "embed")}
+
     def add(name, command):
-        if arguments.only in (None, "index" if name.split()[0] in ("index", "serve") else "embed"):
+        if name.split()[0] in parts[arguments.only]:
             rounds.setdefault(name, []).append(measure(command))
 
     with tempfile.TemporaryDirectory() as folder:
@@ -207,7 +211,7 @@ def main():
             add("embed ours", [str(examples / "embed_speed"), arguments.model, runtime, f"{folder}/texts.json"])
             for library in ("fastembed", "onnxruntime"):
                 add(f"embed {library}", [*me, "peer-embed", library, arguments.model, f"{folder}/texts.json"])
-        for library in ("usearch", "hnswlib"):  # their builds take minutes: once
+        for library in graphs if arguments.only in (None, "graph") else ():  # their builds take minutes: once
             add(f"index {library}", [*me, "peer-index", library, folder])
 
     middle = lambda name, field: statistics.median(found[field] for found in rounds[name])
@@ -230,7 +234,8 @@ def main():
                      "floor": floor, "higher_is_better": higher_is_better, **common})
 
     if arguments.only != "embed":
-        for library in ("numpy", "usearch", "hnswlib"):
+        beside = {"index": ("numpy",), "graph": graphs, None: ("numpy", *graphs)}[arguments.only]
+        for library in beside:
             peer = f"index {library}"
             share = "" if library == "numpy" else f" at recall@10 {recall(peer):.3f}"
             for field, name, unit, floor in (("build_s", "build and write", "s", 10), ("open_s", "open", "s", 0.2),
@@ -238,6 +243,7 @@ def main():
                 ours = "index ours" if field == "build_s" else "serve ours"
                 row(f"exact index, 100,000 x 384: {name}", unit, middle(ours, field), library + share,
                     middle(peer, field), floor)
+    if arguments.only in (None, "index"):
         row("exact index, 100,000 x 384: recall@10", "share", recall("serve ours"), "numpy", 1.0, 1.0, True)
         read = bandwidth() * os.cpu_count()
         limit = N * DIMENSION * 4 / read * 1e3
@@ -245,7 +251,7 @@ def main():
             middle("serve ours", "p50_ms") / limit, f"{read / 1e9:.1f} GB/s (one core's, times cores)", 1.0, None)
         row("exact index, 100,000 x 384: peak memory while serving", "MB", middle("serve ours", "peak_mb"), "the vectors alone",
             N * DIMENSION * 4 / 1e6, 1.2 * N * DIMENSION * 4 / 1e6)
-    if arguments.only != "index":
+    if arguments.only in (None, "embed"):
         ours = rounds["embed ours"]
         for library in ("fastembed", "onnxruntime"):
             peer = f"embed {library}"
@@ -258,8 +264,11 @@ def main():
                 f"Python {library}", middle(peer, "peak_mb"), 0.5 * middle(peer, "peak_mb"))
     if arguments.only:
         kept = json.loads((HERE / "results.json").read_text()) if (HERE / "results.json").exists() else []
-        half = "exact index" if arguments.only == "index" else "embedding"
-        rows = [r for r in kept if not r["name"].startswith(half)] + rows
+        graph = lambda r: r["peer"].split()[0] in graphs
+        part = lambda r: "embed" if r["name"].startswith("embedding") else "graph" if graph(r) else "index"
+        rows = [r for r in kept if part(r) != arguments.only] + rows
+        order = ["index", "graph", "embed"]
+        rows.sort(key=lambda r: order.index(part(r)))
     (HERE / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
     for r in rows:
         print(f"{r['name']}: {r['value']} {r['unit']} | {r['peer']}: {r['peer_value']} | floor {r['floor']}")

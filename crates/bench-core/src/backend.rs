@@ -299,16 +299,59 @@ pub trait Indexer: Send + Sync {
 }
 
 /// Everything an index depends on.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct IndexJob {
     /// The corpus.
-    pub documents: Vec<Document>,
+    pub documents: Arc<Vec<Document>>,
     /// How to cut and search it.
     pub settings: Rag,
     /// What embeds it; `None` only where the retriever is lexical.
     pub embedder: Option<Arc<dyn Embedder>>,
+    /// Reads question and passage together; needed where the settings say `rerank`.
+    pub reranker: Option<Arc<dyn Reranker>>,
     /// Where an index on disk lives.
     pub folder: PathBuf,
+}
+
+/// Scores how well passages answer a question, reading both together. Implemented by
+/// `bench-fastembed` and the term overlap of `bench-retrieval`.
+pub trait Reranker: Send + Sync {
+    /// What it is: changes whenever its scores may.
+    fn id(&self) -> &str;
+
+    /// One score per passage, higher is better; comparable within one question only.
+    fn score(&self, query: &str, passages: &[String]) -> Result<Vec<f64>, BackendError>;
+}
+
+/// Reads a corpus from files of any known format. Implemented by `bench-retrieval`.
+pub trait CorpusReader: Send + Sync {
+    /// The documents of `names`: files, folders and glob patterns, each looked up below its root.
+    /// The same files give the same documents in the same order, with the same ids.
+    ///
+    /// # Errors
+    /// Every problem that leaves the corpus in doubt: a name that is nothing, a bad row, two
+    /// documents with one id, no document at all.
+    fn read(&self, names: &[CorpusName]) -> Result<Corpus, Vec<String>>;
+}
+
+/// Where a part of a corpus is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CorpusName {
+    /// The folder that `name` is relative to.
+    pub root: PathBuf,
+    /// A file, a folder or a glob pattern, as written.
+    pub name: String,
+}
+
+/// A corpus that was read.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Corpus {
+    /// Its documents, file by file in the order of their paths.
+    pub documents: Vec<Document>,
+    /// SHA-256 over the names and contents of all files.
+    pub digest: String,
+    /// Files in a folder or pattern that could not be read as text, each with the reason.
+    pub skipped: Vec<(String, String)>,
 }
 
 /// Finds the passages closest to a query.
@@ -348,6 +391,13 @@ pub struct IndexInfo {
     pub dimension: u64,
     /// Wall-clock seconds to build; 0 when it was opened.
     pub seconds: f64,
+    /// Documents that were cut and embedded in this build; the others were taken over from the
+    /// index that was there.
+    #[serde(default)]
+    pub documents_new: u64,
+    /// Documents whose chunks are smaller than asked for, because the embedder's window is.
+    #[serde(default)]
+    pub cut_to_window: u64,
 }
 
 /// A backend could not do what it was asked. `kind` decides what the runner does next.

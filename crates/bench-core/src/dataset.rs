@@ -65,6 +65,31 @@ pub struct Document {
     pub title: String,
     /// The text.
     pub text: String,
+    /// Anything else, to filter by: in JSON Lines the object `meta` and all other keys, in CSV the
+    /// other columns, in files their front matter, format and name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub meta: BTreeMap<String, Value>,
+}
+
+/// A row of a corpus: what is no field of a document is its meta data.
+#[derive(Deserialize)]
+struct WireDocument {
+    id: String,
+    #[serde(default)]
+    title: String,
+    text: String,
+    #[serde(default)]
+    meta: BTreeMap<String, Value>,
+    #[serde(flatten)]
+    rest: BTreeMap<String, Value>,
+}
+
+impl From<WireDocument> for Document {
+    fn from(wire: WireDocument) -> Self {
+        let mut meta = wire.rest;
+        meta.extend(wire.meta);
+        Self { id: wire.id, title: wire.title, text: wire.text, meta }
+    }
 }
 
 /// One row of training data.
@@ -198,7 +223,9 @@ pub fn samples(text: &str) -> Result<Vec<Sample>, Vec<RowError>> {
 /// # Errors
 /// As [`samples`]; a document without text is an error too.
 pub fn documents(text: &str) -> Result<Vec<Document>, Vec<RowError>> {
-    let (rows, mut errors) = rows::<Document>(text);
+    let (rows, mut errors) = rows::<WireDocument>(text);
+    let rows: Vec<(usize, Document)> =
+        rows.into_iter().map(|(line, wire)| (line, wire.into())).collect();
     unique(rows.iter().map(|(line, row)| (*line, row.id.as_str())), &mut errors);
     for (line, row) in &rows {
         if row.text.trim().is_empty() {
@@ -328,6 +355,15 @@ mod tests {
                 "line 5: missing field `reference` (column 22)",
             ],
         );
+    }
+
+    #[test]
+    fn what_is_no_field_of_a_document_is_its_meta_data() {
+        let row = r#"{"id":"a","text":"t","year":1911,"meta":{"lang":"en"},"title":"T"}"#;
+        let found = documents(row).unwrap();
+        let expect = [("lang".to_owned(), "en".into()), ("year".to_owned(), 1911.into())];
+        assert_eq!(found[0].meta, BTreeMap::from(expect));
+        assert_eq!(serde_json::to_value(&found[0]).unwrap()["meta"]["year"], 1911);
     }
 
     #[test]

@@ -2,25 +2,41 @@
 //! rankings become one. An index on disk and one on a server then find the same passages.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use crate::backend::{BackendError, Embedder, IndexJob, Passage, Purpose};
+use crate::backend::{
+    BackendError, Embedder, IndexInfo, IndexJob, Passage, Purpose, Reranker, Retriever,
+};
 use crate::dataset::Document;
 use crate::digest;
-use crate::spec::{Rag, Retrieval};
+use crate::spec::{Expand, Filter, Mmr, Rag, Retrieval, Terms};
 
 /// A piece of a document, as an index stores it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Chunk {
     /// `<document>#<n>`, counted from 0.
     pub id: String,
     /// The document it was cut from.
     pub document: String,
-    /// The document's title, or empty.
+    /// The document's title, or empty; with the headings above it where cuts follow Markdown.
     pub title: String,
     /// Its text.
     pub text: String,
+    /// Its number within the document, from 0. The chunks of a document follow each other.
+    #[serde(default)]
+    pub n: u32,
+    /// How many chunks the document has.
+    #[serde(default)]
+    pub of: u32,
+    /// Where its text starts in the document's, in bytes.
+    #[serde(default)]
+    pub start: u64,
+    /// The document's meta data.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub meta: BTreeMap<String, Value>,
 }
 
 impl Chunk {
@@ -37,6 +53,20 @@ impl Chunk {
     pub fn into_passage(self, score: f64) -> Passage {
         Passage { id: self.id, document: self.document, title: self.title, text: self.text, score }
     }
+
+    /// True when its document passes every filter.
+    pub fn passes(&self, filters: &[Filter]) -> bool {
+        filters.iter().all(|filter| filter.accepts(&self.document, &self.meta))
+    }
+}
+
+/// Documents that were cut.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Cut {
+    /// The chunks of each document, in order.
+    pub chunks: Vec<Vec<Chunk>>,
+    /// Documents whose chunks had to be smaller than asked for, because the embedder's window is.
+    pub cut_to_window: u64,
 }
 
 /// How text is cut and read. Implemented by `bench-retrieval`; a crate that keeps vectors
@@ -48,22 +78,270 @@ pub trait Analysis: Send + Sync {
     /// Cuts documents so that no chunk with its title exceeds the embedder's window.
     fn chunks(
         &self,
-        documents: &[Document],
+        documents: &[&Document],
         settings: &Rag,
         embedder: Option<&dyn Embedder>,
-    ) -> Result<Vec<Chunk>, BackendError>;
+    ) -> Result<Cut, BackendError>;
 
     /// The terms of a text in order, repeats included.
-    fn terms(&self, text: &str) -> Vec<String>;
+    fn terms(&self, text: &str, how: Terms) -> Vec<String>;
 }
 
-/// The SHA-256 of everything a stored index depends on. Settings that matter only when a question
-/// is asked (`top_k`, fusion, order) are left out: changing them rebuilds nothing.
-pub fn index_digest(job: &IndexJob, analysis: &str) -> String {
+/// The SHA-256 of everything but the documents that a stored index depends on. Settings that
+/// matter only when a question is asked (`top_k`, fusion, filters, order) are left out: changing
+/// them rebuilds nothing.
+pub fn settings_digest(job: &IndexJob, analysis: &str) -> String {
     let embedder = job.embedder.as_ref().map(|embedder| embedder.id().to_owned());
-    let Rag { chunk_size, chunk_overlap, retriever, .. } = &job.settings;
-    let cut = (chunk_size, chunk_overlap);
-    digest::of_json(&(analysis, &job.documents, cut, embedder, retriever.is_dense()))
+    let dense = job.settings.retriever.is_dense();
+    digest::of_json(&(analysis, job.settings.chunking(), embedder.filter(|_| dense), dense))
+}
+
+/// The SHA-256 of everything a stored index depends on.
+pub fn index_digest(job: &IndexJob, analysis: &str) -> String {
+    digest::of_json(&(settings_digest(job, analysis), &job.documents))
+}
+
+/// A question on its way to an index.
+pub struct Question<'a> {
+    /// Its words.
+    pub text: &'a str,
+    /// Its vector of unit length, where the retriever is dense.
+    pub vector: Option<Vec<f32>>,
+}
+
+/// What an index can do; [`Pipeline`] makes a retriever of it. Chunks are named by position.
+pub trait Searcher: Send + Sync {
+    /// Chunks that pass the filter, best first by the fused score; at most `limit` of each ranking
+    /// that is fused.
+    fn search(
+        &self,
+        question: &Question<'_>,
+        limit: usize,
+    ) -> Result<Vec<(u32, f64)>, BackendError>;
+
+    /// The chunks at these positions, in this order.
+    fn chunks(&self, positions: &[u32]) -> Result<Vec<Chunk>, BackendError>;
+
+    /// The vectors at these positions, of unit length, in this order.
+    fn vectors(&self, positions: &[u32]) -> Result<Vec<Vec<f32>>, BackendError>;
+}
+
+/// From a question to passages, the same way over every index: search, rerank, leave out what
+/// scores too low, choose different ones, show what surrounds them.
+pub struct Pipeline<S> {
+    searcher: S,
+    settings: Rag,
+    embedder: Option<Arc<dyn Embedder>>,
+    reranker: Option<Arc<dyn Reranker>>,
+    info: IndexInfo,
+}
+
+impl<S: Searcher> Pipeline<S> {
+    /// Over an open index, with the settings, embedder and reranker of the job.
+    ///
+    /// # Errors
+    /// `rerank` without a reranker, and an embedder of another dimension than the index.
+    pub fn new(searcher: S, job: &IndexJob, info: IndexInfo) -> Result<Self, BackendError> {
+        let fatal = |message: String| BackendError::fatal("retrieval", message);
+        if job.settings.rerank.is_some() && job.reranker.is_none() {
+            return Err(fatal("`rerank` is asked for, but there is no reranker".into()));
+        }
+        let embedder = job.embedder.clone().filter(|_| job.settings.retriever.is_dense());
+        if let Some(embedder) = &embedder
+            && embedder.dimension() as u64 != info.dimension
+        {
+            return Err(fatal(format!(
+                "the index holds {} numbers per vector, embedder `{}` gives {}; rebuild the index \
+                 with `bench index build`",
+                info.dimension,
+                embedder.id(),
+                embedder.dimension()
+            )));
+        }
+        let (settings, reranker) = (job.settings.clone(), job.reranker.clone());
+        Ok(Self { searcher, settings, embedder, reranker, info })
+    }
+
+    fn reranked(
+        &self,
+        query: &str,
+        found: &mut Vec<(u32, f64)>,
+        top_k: usize,
+    ) -> Result<(), BackendError> {
+        let (Some(rerank), Some(reranker)) = (&self.settings.rerank, &self.reranker) else {
+            return Ok(());
+        };
+        found.truncate(top_k.max(rerank.candidates as usize));
+        let chunks = self.searcher.chunks(&positions(found))?;
+        let texts: Vec<String> = chunks.iter().map(Chunk::contextual).collect();
+        let scores = reranker.score(query, &texts)?;
+        if scores.len() != texts.len() || scores.iter().any(|score| score.is_nan()) {
+            let message = format!(
+                "reranker `{}` gave {} scores for {} passages, or one that is no number",
+                reranker.id(),
+                scores.len(),
+                texts.len()
+            );
+            return Err(BackendError::fatal("retrieval", message));
+        }
+        for (hit, score) in found.iter_mut().zip(scores) {
+            hit.1 = score;
+        }
+        // Stable: among equals the first search decides.
+        found.sort_by(|a, b| b.1.total_cmp(&a.1));
+        Ok(())
+    }
+}
+
+fn positions(found: &[(u32, f64)]) -> Vec<u32> {
+    found.iter().map(|(position, _)| *position).collect()
+}
+
+impl<S: Searcher> Retriever for Pipeline<S> {
+    fn retrieve(&self, query: &str, top_k: usize) -> Result<Vec<Passage>, BackendError> {
+        if query.trim().is_empty() {
+            return Err(BackendError::rejected("retrieval", "the question is empty"));
+        }
+        let settings = &self.settings;
+        let wider = [
+            settings.rerank.as_ref().map_or(0, |rerank| rerank.candidates as usize),
+            settings.mmr.as_ref().map_or(0, |mmr| mmr.candidates as usize),
+        ];
+        let limit = candidates(wider.into_iter().fold(top_k, usize::max));
+        let embedder = self.embedder.as_deref();
+        let vector = embedder.map(|embedder| embed_query(embedder, query)).transpose()?;
+        let question = Question { text: query, vector };
+        let mut found = self.searcher.search(&question, limit)?;
+        self.reranked(query, &mut found, top_k)?;
+        if let Some(least) = settings.min_score {
+            found.retain(|(_, score)| *score >= least);
+        }
+        if let (Some(mmr), Some(vector)) = (&settings.mmr, &question.vector) {
+            found.truncate(top_k.max(mmr.candidates as usize));
+            let vectors = self.searcher.vectors(&positions(&found))?;
+            let order = marginal_relevance(vector, &vectors, mmr, top_k);
+            found = order.into_iter().map(|at| found[at]).collect();
+        }
+        if settings.expand == Expand::None {
+            found.truncate(top_k);
+            let chunks = self.searcher.chunks(&positions(&found))?;
+            let passage = |(chunk, (_, score)): (Chunk, &(u32, f64))| chunk.into_passage(*score);
+            return Ok(chunks.into_iter().zip(&found).map(passage).collect());
+        }
+        expand(&self.searcher, settings.expand, &found, top_k)
+    }
+
+    fn info(&self) -> IndexInfo {
+        self.info.clone()
+    }
+}
+
+/// Positions of the `top_k` candidates of the largest marginal relevance, in the order they were
+/// chosen: `lambda` x cosine to the question - (1 - `lambda`) x largest cosine to one chosen before
+/// (Carbonell and Goldstein 1998). All vectors have unit length; ties go to the earlier candidate.
+pub fn marginal_relevance(
+    question: &[f32],
+    candidates: &[Vec<f32>],
+    mmr: &Mmr,
+    top_k: usize,
+) -> Vec<usize> {
+    let cosine = |a: &[f32], b: &[f32]| -> f64 {
+        a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+    };
+    let relevance: Vec<f64> = candidates.iter().map(|vector| cosine(question, vector)).collect();
+    let mut nearest = vec![f64::NEG_INFINITY; candidates.len()];
+    let mut chosen = Vec::new();
+    while chosen.len() < top_k.min(candidates.len()) {
+        let value = |at: usize| {
+            // Nothing is chosen yet: only relevance counts.
+            let like = if nearest[at].is_finite() { nearest[at] } else { 0.0 };
+            mmr.lambda * relevance[at] - (1.0 - mmr.lambda) * like
+        };
+        let left = (0..candidates.len()).filter(|at| !chosen.contains(at));
+        let Some(best) = left.reduce(|a, b| if value(b) > value(a) { b } else { a }) else { break };
+        chosen.push(best);
+        for (near, vector) in nearest.iter_mut().zip(candidates) {
+            *near = near.max(cosine(&candidates[best], vector));
+        }
+    }
+    chosen
+}
+
+/// The surroundings of found chunks, until there are `top_k` passages. A chunk within, or beside,
+/// an earlier passage of its document widens that one.
+fn expand<S: Searcher>(
+    searcher: &S,
+    how: Expand,
+    found: &[(u32, f64)],
+    top_k: usize,
+) -> Result<Vec<Passage>, BackendError> {
+    /// Positions of chunks, both ends included.
+    struct Window {
+        first: u32,
+        last: u32,
+        id: String,
+        score: f64,
+    }
+    let mut windows: Vec<Window> = Vec::new();
+    for page in found.chunks(top_k.max(1)) {
+        if windows.len() >= top_k {
+            break;
+        }
+        let chunks = searcher.chunks(&positions(page))?;
+        for (chunk, (position, score)) in chunks.into_iter().zip(page) {
+            let start = position - chunk.n;
+            let end = start + chunk.of.max(1) - 1;
+            let (first, last, id) = match how {
+                Expand::None => (*position, *position, chunk.id),
+                Expand::Parent => (start, end, chunk.document),
+                Expand::Neighbours(n) => (
+                    position.saturating_sub(n).max(start),
+                    position.saturating_add(n).min(end),
+                    chunk.id,
+                ),
+            };
+            let touches = |window: &&mut Window| {
+                (start..=end).contains(&window.first)
+                    && first <= window.last + 1
+                    && window.first <= last + 1
+            };
+            if let Some(window) = windows.iter_mut().find(touches) {
+                window.first = window.first.min(first);
+                window.last = window.last.max(last);
+            } else if windows.len() < top_k {
+                windows.push(Window { first, last, id, score: *score });
+            }
+        }
+    }
+    let passage = |window: Window| {
+        let positions: Vec<u32> = (window.first..=window.last).collect();
+        let chunks = searcher.chunks(&positions)?;
+        let text = joined(&chunks);
+        let first = chunks.into_iter().next().unwrap_or_default();
+        let passage = Chunk { text, ..first }.into_passage(window.score);
+        Ok(Passage { id: window.id, ..passage })
+    };
+    windows.into_iter().map(passage).collect()
+}
+
+/// The text of consecutive chunks, what they share written once.
+fn joined(chunks: &[Chunk]) -> String {
+    let mut text = String::new();
+    let mut end = 0;
+    for chunk in chunks {
+        let shared = usize::try_from(end.max(chunk.start) - chunk.start).unwrap_or(0);
+        let past = chunk.start + chunk.text.len() as u64;
+        if text.is_empty() {
+            text.push_str(&chunk.text);
+        } else if end > chunk.start {
+            text.push_str(chunk.text.get(shared..).unwrap_or_default());
+        } else {
+            text.push_str(if chunk.start - end > 1 { "\n\n" } else { " " });
+            text.push_str(&chunk.text);
+        }
+        end = end.max(past);
+    }
+    text
 }
 
 /// Embeds chunks as vectors of unit length, the short ones first, so that a batch holds texts of
@@ -265,6 +543,118 @@ mod tests {
     fn one_ranking_alone_stays_as_it_is() {
         check(&Retrieval::Dense {}, DENSE);
         check(&Retrieval::Bm25 { k1: 0.9, b: 0.4 }, LEXICAL);
+    }
+
+    #[test]
+    fn marginal_relevance_prefers_what_is_not_there_yet() {
+        let question = [1.0, 0.0];
+        let candidates = [vec![0.96, 0.28], vec![0.936, 0.352], vec![0.8, -0.6]];
+        let order = |lambda| {
+            marginal_relevance(&question, &candidates, &Mmr { lambda, ..Mmr::default() }, 3)
+        };
+        assert_eq!(order(1.0), [0, 1, 2]);
+        // 0.5 * 0.936 - 0.5 * 0.9971 < 0.5 * 0.8 - 0.5 * 0.6
+        assert_eq!(order(0.5), [0, 2, 1]);
+        let few = Mmr::default();
+        assert_eq!(marginal_relevance(&question, &candidates, &few, 2), [0, 2]);
+        assert!(marginal_relevance(&question, &[], &few, 2).is_empty());
+    }
+
+    #[test]
+    fn what_chunks_share_is_written_once() {
+        let chunk = |start, text: &str| Chunk { start, text: text.into(), ..Chunk::default() };
+        let text = joined(&[chunk(0, "one two"), chunk(4, "two three"), chunk(14, "four")]);
+        assert_eq!(text, "one two three four");
+        assert_eq!(joined(&[chunk(0, "a."), chunk(4, "b.")]), "a.\n\nb.");
+    }
+
+    /// Documents a (3 chunks), b (1), c (2); everything is found in the order of `order`.
+    struct Shelf {
+        order: Vec<u32>,
+    }
+
+    impl Searcher for Shelf {
+        fn search(&self, _: &Question<'_>, _: usize) -> Result<Vec<(u32, f64)>, BackendError> {
+            Ok(self.order.iter().enumerate().map(|(n, at)| (*at, 1.0 - n as f64 / 10.0)).collect())
+        }
+
+        fn chunks(&self, positions: &[u32]) -> Result<Vec<Chunk>, BackendError> {
+            let all =
+                [("a", 0, 3), ("a", 1, 3), ("a", 2, 3), ("b", 0, 1), ("c", 0, 2), ("c", 1, 2)];
+            let chunk = |at: &u32| {
+                let (document, n, of) = all[*at as usize];
+                Chunk {
+                    id: format!("{document}#{n}"),
+                    document: document.into(),
+                    text: format!("{document}{n}"),
+                    n,
+                    of,
+                    start: u64::from(n) * 3,
+                    ..Chunk::default()
+                }
+            };
+            Ok(positions.iter().map(chunk).collect())
+        }
+
+        fn vectors(&self, _: &[u32]) -> Result<Vec<Vec<f32>>, BackendError> {
+            Ok(Vec::new())
+        }
+    }
+
+    /// Longer passages first.
+    struct Longest;
+
+    impl Reranker for Longest {
+        fn id(&self) -> &'static str {
+            "longest"
+        }
+
+        fn score(&self, _: &str, passages: &[String]) -> Result<Vec<f64>, BackendError> {
+            Ok(passages.iter().map(|text| f64::from(u32::from(text == "c1"))).collect())
+        }
+    }
+
+    fn retrieve(settings: Rag, order: &[u32], top_k: usize) -> Vec<(String, String)> {
+        let settings = Rag { retriever: Retrieval::Bm25 { k1: 0.9, b: 0.4 }, ..settings };
+        let job = IndexJob { settings, reranker: Some(Arc::new(Longest)), ..IndexJob::default() };
+        let shelf = Shelf { order: order.to_vec() };
+        let pipeline = Pipeline::new(shelf, &job, IndexInfo::default()).unwrap();
+        let found = pipeline.retrieve("question", top_k).unwrap();
+        found.into_iter().map(|passage| (passage.id, passage.text)).collect()
+    }
+
+    #[track_caller]
+    fn check_passages(settings: Rag, order: &[u32], expect: &[(&str, &str)]) {
+        let found = retrieve(settings, order, 2);
+        let found: Vec<_> = found.iter().map(|(id, text)| (id.as_str(), text.as_str())).collect();
+        assert_eq!(found, expect);
+    }
+
+    #[test]
+    fn a_parent_is_shown_once_and_makes_room_for_the_next() {
+        let parent = Rag { expand: Expand::Parent, ..Rag::default() };
+        check_passages(parent, &[1, 0, 2, 5, 3], &[("a", "a0 a1 a2"), ("c", "c0 c1")]);
+    }
+
+    #[test]
+    fn neighbours_stop_at_the_document_and_touching_passages_join() {
+        let near = Rag { expand: Expand::Neighbours(1), ..Rag::default() };
+        check_passages(near.clone(), &[3, 0, 4], &[("b#0", "b0"), ("a#0", "a0 a1")]);
+        check_passages(near, &[0, 2, 3], &[("a#0", "a0 a1 a2"), ("b#0", "b0")]);
+    }
+
+    #[test]
+    fn a_reranker_sorts_its_candidates_and_a_threshold_leaves_out() {
+        let rerank = |candidates| {
+            let model = crate::spec::RerankerSource::Overlap;
+            Some(crate::spec::Rerank { model, candidates })
+        };
+        let all = Rag { rerank: rerank(5), ..Rag::default() };
+        check_passages(all.clone(), &[0, 3, 5], &[("c#1", "c1"), ("a#0", "a0")]);
+        let few = Rag { rerank: rerank(2), ..Rag::default() };
+        check_passages(few, &[0, 3, 5], &[("a#0", "a0"), ("b#0", "b0")]);
+        check_passages(Rag { min_score: Some(0.5), ..all }, &[0, 3, 5], &[("c#1", "c1")]);
+        check_passages(Rag { min_score: Some(0.95), ..Rag::default() }, &[4, 3], &[("c#0", "c0")]);
     }
 
     #[test]

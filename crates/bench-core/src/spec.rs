@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 mod calibration;
 mod check;
+mod filter;
 mod node;
 mod prices;
 mod problem;
@@ -68,6 +69,9 @@ pub struct Experiment {
     /// Conditions on the result; a failed one makes the run exit with 100.
     #[serde(default)]
     pub gates: Vec<Gate>,
+    /// What `bench retrieve sweep` tries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sweep: Option<Sweep>,
 }
 
 /// Where a model comes from.
@@ -136,9 +140,12 @@ pub struct EvalSet {
     /// Samples (JSON Lines: `id`, `input`, `reference`, optional `aliases`, `context_ids`,
     /// `choices`, `meta`).
     pub path: String,
-    /// Documents to retrieve from (JSON Lines: `id`, `title`, `text`).
-    #[serde(default)]
-    pub corpus: Option<String>,
+    /// Documents to retrieve from: files (JSON Lines with `id`, `title`, `text` and any other keys,
+    /// CSV, Markdown, HTML, PDF, text), folders and glob patterns, one or a list. Formats and ids:
+    /// `docs/retrieval.md`.
+    #[serde(default, deserialize_with = "texts")]
+    #[schemars(schema_with = "one_or_more")]
+    pub corpus: Vec<String>,
     /// Training rows and few-shot examples (JSON Lines: `input` and `reference`, or `text`).
     #[serde(default)]
     pub train: Option<String>,
@@ -177,7 +184,7 @@ pub struct EvalSet {
 impl EvalSet {
     /// True when there are documents to retrieve from, apart from training rows.
     pub fn has_corpus(&self) -> bool {
-        self.corpus.is_some()
+        !self.corpus.is_empty()
     }
 }
 
@@ -355,10 +362,25 @@ pub struct Rag {
     pub top_k: u32,
     /// How passages are found.
     pub retriever: Retrieval,
-    /// Tokens per chunk, counted by the embedder; 0 keeps documents whole.
+    /// Tokens per chunk, counted by the embedder; 0 keeps documents whole. Short for `chunk`.
     pub chunk_size: u32,
-    /// Tokens shared by neighbouring chunks.
+    /// Tokens shared by neighbouring chunks. Short for `chunk`.
     pub chunk_overlap: u32,
+    /// How documents are cut, in full; takes the place of `chunk_size` and `chunk_overlap`.
+    pub chunk: Option<Chunking>,
+    /// How text is read for BM25.
+    pub terms: Terms,
+    /// Only chunks of documents whose meta data pass every one of these.
+    pub filter: Vec<Filter>,
+    /// Passages below this score are left out. Cosine for `dense`, the reranker's score where
+    /// there is one; fused scores are relative to the best candidate.
+    pub min_score: Option<f64>,
+    /// Reads question and passage together and sorts the candidates again.
+    pub rerank: Option<Rerank>,
+    /// Prefers passages that differ from those already chosen.
+    pub mmr: Option<Mmr>,
+    /// What is shown of a document when one of its chunks is found.
+    pub expand: Expand,
     /// Where vectors live.
     pub index: IndexBackend,
     /// Order of the passages in the prompt.
@@ -397,6 +419,13 @@ impl Default for Rag {
             retriever: Retrieval::default(),
             chunk_size: 200,
             chunk_overlap: 0,
+            chunk: None,
+            terms: Terms::default(),
+            filter: Vec::new(),
+            min_score: None,
+            rerank: None,
+            mmr: None,
+            expand: Expand::default(),
             index: IndexBackend::default(),
             order: Order::default(),
             context_tokens: 0,
@@ -412,6 +441,148 @@ impl Default for Rag {
             guard: false,
         }
     }
+}
+
+impl Rag {
+    /// How documents are cut: `chunk`, or what `chunk_size` and `chunk_overlap` say.
+    pub fn chunking(&self) -> Chunking {
+        self.chunk.unwrap_or(Chunking {
+            by: if self.chunk_size == 0 { ChunkBy::Document } else { ChunkBy::Tokens },
+            size: self.chunk_size,
+            overlap: self.chunk_overlap,
+        })
+    }
+}
+
+/// How documents are cut into chunks. No chunk with its title exceeds the embedder's window,
+/// whatever is asked for; where that shortens chunks, a warning counts them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Chunking {
+    /// Where cuts may fall.
+    pub by: ChunkBy,
+    /// Largest chunk in tokens, counted by the embedder; `document` does without.
+    pub size: u32,
+    /// Tokens shared by neighbouring chunks; `sentence` repeats whole sentences.
+    pub overlap: u32,
+}
+
+impl Default for Chunking {
+    fn default() -> Self {
+        Self { by: ChunkBy::Tokens, size: 200, overlap: 0 }
+    }
+}
+
+/// Where a document may be cut.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ChunkBy {
+    /// After as many tokens as fit, at the end of a paragraph, sentence or word where there is one.
+    #[default]
+    Tokens,
+    /// Only between sentences: as many whole ones as fit, and at least one.
+    Sentence,
+    /// At the structure of Markdown; the headings above a chunk join its title.
+    Markdown,
+    /// Nowhere.
+    Document,
+}
+
+/// How text is read for BM25.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Terms {
+    /// Words become their stems (Snowball, English).
+    pub stem: bool,
+    /// Function words are left out.
+    pub stop_words: bool,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self { stem: true, stop_words: true }
+    }
+}
+
+/// A condition on a document's meta data. Every key that is given must hold; a field that is a
+/// list passes when one of its values does.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Filter {
+    /// A meta field, or `document` for the document's id.
+    pub field: String,
+    /// The value it must have: a text, a whole number or a truth value.
+    #[serde(default)]
+    pub is: Option<serde_json::Value>,
+    /// The values it may have.
+    #[serde(default)]
+    pub any: Vec<serde_json::Value>,
+    /// The values it must not have; a document without the field passes.
+    #[serde(default)]
+    pub not: Vec<serde_json::Value>,
+    /// Greater than.
+    #[serde(default)]
+    pub gt: Option<f64>,
+    /// At least.
+    #[serde(default)]
+    pub gte: Option<f64>,
+    /// Less than.
+    #[serde(default)]
+    pub lt: Option<f64>,
+    /// At most.
+    #[serde(default)]
+    pub lte: Option<f64>,
+}
+
+/// A second, more careful look at the best candidates.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rerank {
+    /// What scores question and passage together.
+    pub model: RerankerSource,
+    /// Candidates that are scored; the others are left out.
+    #[serde(default = "defaults::candidates")]
+    pub candidates: u32,
+}
+
+/// Where a reranker comes from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum RerankerSource {
+    /// A folder with `model.onnx` and `tokenizer.json` of a cross-encoder.
+    Path(String),
+    /// The share of the question's terms that stand in the passage: no model at all, for tests.
+    Overlap,
+}
+
+/// Maximal marginal relevance (Carbonell and Goldstein 1998) over the candidates' vectors.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Mmr {
+    /// 1 counts similarity to the question only, 0 only difference from what was chosen.
+    pub lambda: f64,
+    /// Candidates to choose from.
+    pub candidates: u32,
+}
+
+impl Default for Mmr {
+    fn default() -> Self {
+        Self { lambda: 0.5, candidates: defaults::candidates() }
+    }
+}
+
+/// What is shown of a document when one of its chunks is found. Passages of one document that
+/// touch become one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Expand {
+    /// The chunk.
+    #[default]
+    None,
+    /// The whole document.
+    Parent,
+    /// The chunk and as many on each side of it.
+    Neighbours(u32),
 }
 
 /// How passages are found.
@@ -465,7 +636,8 @@ pub enum IndexBackend {
     Exact,
     /// A Qdrant server.
     Qdrant {
-        /// Its gRPC address, for example `http://localhost:6334`.
+        /// Its gRPC address, for example `http://localhost:6334`; `https://` speaks TLS and trusts
+        /// what the machine trusts.
         url: String,
         /// The environment variable that holds the key, where one is needed.
         #[serde(default)]
@@ -473,6 +645,18 @@ pub enum IndexBackend {
         /// The collection; derived from the corpus when absent.
         #[serde(default)]
         collection: Option<String>,
+        /// Shards of a new collection; the server's choice when absent.
+        #[serde(default)]
+        shards: Option<u32>,
+        /// Copies of each shard in a cluster.
+        #[serde(default)]
+        replicas: Option<u32>,
+        /// Copies that must have a write before it counts.
+        #[serde(default)]
+        write_consistency: Option<u32>,
+        /// Seconds before a request is given up.
+        #[serde(default = "defaults::qdrant_timeout")]
+        timeout_seconds: u64,
     },
 }
 
@@ -1187,11 +1371,78 @@ impl Gate {
     ];
 }
 
+/// Settings of retrieval to try on the `dev` samples, without generating anything: every
+/// combination of the lists. The best is chosen on `dev` alone.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sweep {
+    /// How passages are found.
+    pub retriever: Vec<Retrieval>,
+    /// How documents are cut.
+    pub chunk: Vec<Chunking>,
+    /// How text is read for BM25.
+    pub terms: Vec<Terms>,
+    /// Passages shown; the fewest that find nearly as much as the most are chosen.
+    pub top_k: Vec<u32>,
+    /// Rerankers; each combination is tried without one too.
+    pub rerank: Vec<Rerank>,
+    /// What chooses: `ndcg`, `recall`, `hit` or `mrr` at a depth, for example `ndcg@10`.
+    pub metric: String,
+    /// Use only this many dev samples per set, drawn with `run.seed`.
+    pub limit: Option<u32>,
+    /// What the best setting is compared with on the samples of `path`: plain BM25 over whole
+    /// documents when absent.
+    pub baseline: Option<Rag>,
+}
+
+impl Default for Sweep {
+    fn default() -> Self {
+        let rrf = Retrieval::Rrf { k: defaults::rrf_k() };
+        let bm25 = Retrieval::Bm25 { k1: defaults::bm25_k1(), b: defaults::bm25_b() };
+        Self {
+            retriever: vec![Retrieval::Dense {}, bm25, Retrieval::default(), rrf],
+            chunk: vec![Chunking::default()],
+            terms: vec![Terms::default()],
+            top_k: vec![1, 3, 5, 10],
+            rerank: Vec::new(),
+            metric: "ndcg@10".into(),
+            limit: None,
+            baseline: None,
+        }
+    }
+}
+
+impl Sweep {
+    /// The metric's name and depth.
+    pub fn metric(&self) -> Option<(&str, usize)> {
+        let (name, depth) = self.metric.split_once('@')?;
+        let depth = depth.parse().ok().filter(|depth| (1..=100).contains(depth))?;
+        ["ndcg", "recall", "hit", "mrr"].contains(&name).then_some((name, depth))
+    }
+
+    /// What the best setting is compared with: BM25 as textbooks have it, without stems and stop
+    /// words, over whole documents, unless the experiment says otherwise.
+    pub fn baseline(&self) -> Rag {
+        self.baseline.clone().unwrap_or_else(|| Rag {
+            retriever: Retrieval::Bm25 { k1: 1.2, b: 0.75 },
+            chunk: Some(Chunking { by: ChunkBy::Document, size: 0, overlap: 0 }),
+            terms: Terms { stem: false, stop_words: false },
+            ..Rag::default()
+        })
+    }
+}
+
 mod defaults {
     use std::num::NonZeroU32;
 
     pub(super) fn temperature() -> f64 {
         1.0
+    }
+    pub(super) fn candidates() -> u32 {
+        30
+    }
+    pub(super) fn qdrant_timeout() -> u64 {
+        60
     }
     pub(super) fn yes() -> bool {
         true
@@ -1229,6 +1480,44 @@ mod defaults {
     pub(super) fn margin() -> f64 {
         0.02
     }
+}
+
+/// Reads nothing, a text or a list of texts.
+fn texts<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    struct Texts;
+    impl<'de> serde::de::Visitor<'de> for Texts {
+        type Value = Vec<String>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a text or a list of texts")
+        }
+
+        fn visit_unit<E>(self) -> Result<Vec<String>, E> {
+            Ok(Vec::new())
+        }
+
+        fn visit_str<E>(self, text: &str) -> Result<Vec<String>, E> {
+            Ok(vec![text.to_owned()])
+        }
+
+        fn visit_seq<A: serde::de::SeqAccess<'de>>(
+            self,
+            mut list: A,
+        ) -> Result<Vec<String>, A::Error> {
+            let mut texts = Vec::new();
+            while let Some(text) = list.next_element()? {
+                texts.push(text);
+            }
+            Ok(texts)
+        }
+    }
+    deserializer.deserialize_any(Texts)
+}
+
+/// A text, or a list of texts.
+fn one_or_more(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    let text = || schemars::json_schema!({ "type": "string" });
+    schemars::json_schema!({ "anyOf": [text(), { "type": "array", "items": text() }] })
 }
 
 /// The JSON Schema of an experiment file, for editors.

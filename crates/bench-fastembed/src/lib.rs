@@ -1,5 +1,9 @@
-//! Embeds text with a model in ONNX format, through fastembed and an ONNX Runtime that is loaded
+//! Embeds and reranks text with models in ONNX format, through fastembed and an ONNX Runtime that is loaded
 //! when the first embedder opens. Knows nothing of where files come from.
+
+mod rerank;
+
+pub use rerank::OnnxReranker;
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};

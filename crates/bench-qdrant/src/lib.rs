@@ -6,26 +6,28 @@
 //! approximation noise.
 
 mod bridge;
+mod filter;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bench_core::backend::{
-    BackendError, Embedder, IndexInfo, IndexJob, Indexer, Passage, Retriever,
-};
+use bench_core::backend::{BackendError, IndexInfo, IndexJob, Indexer, Retriever};
+use bench_core::dataset::Document;
 use bench_core::digest;
 use bench_core::retrieval::{
-    Analysis, Chunk, bm25_parameters, bm25_weight, candidates, embed_chunks, embed_query, fuse,
-    index_digest,
+    Analysis, Chunk, Pipeline, Question, Searcher, bm25_parameters, bm25_weight, embed_chunks,
+    fuse, index_digest,
 };
-use bench_core::spec::Retrieval;
+use bench_core::spec::{Filter, Retrieval, Terms};
+use qdrant_client::qdrant::vectors_output::VectorsOptions;
 use qdrant_client::qdrant::{
-    CountPointsBuilder, CreateCollectionBuilder, Distance, GetPointsBuilder, Modifier,
-    NamedVectors, PointId, PointStruct, Query, QueryBatchPointsBuilder, QueryPoints,
-    QueryPointsBuilder, ScoredPoint, SearchParamsBuilder, SparseVectorParamsBuilder,
-    SparseVectorsConfigBuilder, UpsertPointsBuilder, Value, Vector, VectorInput,
-    VectorParamsBuilder, VectorsConfigBuilder, point_id, value,
+    CountPointsBuilder, CreateCollectionBuilder, CreateFieldIndexCollectionBuilder, Distance,
+    GetPointsBuilder, Modifier, NamedVectors, PointId, PointStruct, Query, QueryBatchPointsBuilder,
+    QueryPoints, QueryPointsBuilder, RetrievedPoint, ScoredPoint, SearchParamsBuilder,
+    SparseVectorParamsBuilder, SparseVectorsConfigBuilder, UpsertPointsBuilder, Value, Vector,
+    VectorInput, VectorParamsBuilder, VectorsConfigBuilder, VectorsSelector, point_id, value,
+    vector_output,
 };
 use qdrant_client::{Payload, Qdrant};
 
@@ -46,33 +48,60 @@ const BATCH: usize = 128;
 /// on where it was and makes no duplicates. A collection that holds something else is refused,
 /// never overwritten.
 pub struct QdrantIndexer {
-    url: String,
-    api_key: Option<String>,
-    collection: Option<String>,
+    server: QdrantServer,
     analysis: Arc<dyn Analysis>,
 }
 
+/// Where a server is, and how new collections are made on it.
+#[derive(Clone, Debug)]
+pub struct QdrantServer {
+    /// Its gRPC address, for example `http://localhost:6334`; `https://` speaks TLS.
+    pub url: String,
+    /// The key, where one is needed.
+    pub api_key: Option<String>,
+    /// The collection; without one, each corpus gets one of its own, named after its digest.
+    pub collection: Option<String>,
+    /// Shards of a new collection.
+    pub shards: Option<u32>,
+    /// Copies of each shard.
+    pub replicas: Option<u32>,
+    /// Copies that must have a write before it counts.
+    pub write_consistency: Option<u32>,
+    /// How long a request may take.
+    pub timeout: Duration,
+}
+
+impl QdrantServer {
+    /// A server at this address, everything else as it comes.
+    pub fn at(url: &str) -> Self {
+        Self {
+            url: url.to_owned(),
+            api_key: None,
+            collection: None,
+            shards: None,
+            replicas: None,
+            write_consistency: None,
+            timeout: Duration::from_mins(1),
+        }
+    }
+}
+
 impl QdrantIndexer {
-    /// `url` is the server's gRPC address, for example `http://localhost:6334`. Without a
-    /// `collection`, each corpus gets one of its own, named after its digest.
-    pub fn new(
-        url: &str,
-        api_key: Option<String>,
-        collection: Option<String>,
-        analysis: Arc<dyn Analysis>,
-    ) -> Self {
-        Self { url: url.to_owned(), api_key, collection, analysis }
+    /// Over a server, with the text analysis that all indexes share.
+    pub fn new(server: QdrantServer, analysis: Arc<dyn Analysis>) -> Self {
+        Self { server, analysis }
     }
 
     fn connect(&self) -> Result<Bridge, BackendError> {
-        let client = Qdrant::from_url(&self.url)
-            .api_key(self.api_key.clone())
-            .timeout(Duration::from_mins(1))
+        let QdrantServer { url, api_key, timeout, .. } = &self.server;
+        let client = Qdrant::from_url(url)
+            .api_key(api_key.clone())
+            .timeout(*timeout)
             .connect_timeout(Duration::from_secs(5))
             .skip_compatibility_check()
             .build()
-            .map_err(|error| bridge::explain(&self.url, &error))?;
-        Bridge::new(client, &self.url)
+            .map_err(|error| bridge::explain(url, &error))?;
+        Bridge::new(client, url)
     }
 }
 
@@ -89,20 +118,25 @@ impl Indexer for QdrantIndexer {
             return Err(fatal("this retriever needs an embedder, or choose `bm25`".into()));
         }
         let parameters = bm25_parameters(retrieval);
-        let digest = digest::of_json(&(index_digest(job, self.analysis.id()), parameters));
-        let name = match &self.collection {
+        let terms = job.settings.terms;
+        let digest = digest::of_json(&(index_digest(job, self.analysis.id()), parameters, terms));
+        let name = match &self.server.collection {
             Some(name) => name.clone(),
             None => format!("bench-{}", digest::short(&digest)),
         };
         let collection = Collection { bridge: self.connect()?, name };
         let dimension = embedder.as_ref().map_or(0, |embedder| embedder.dimension() as u64);
-        let (stored, total) = collection.prepare(&digest, dimension)?;
-        let mut n_chunks = total;
+        let (stored, total) = collection.prepare(&digest, dimension, &self.server)?;
+        let (mut n_chunks, mut cut_to_window) = (total, 0);
         if stored == 0 || stored < total {
-            let chunks =
-                self.analysis.chunks(&job.documents, &job.settings, job.embedder.as_deref())?;
-            n_chunks = chunks.len() as u64;
-            let sparse = sparse_vectors(self.analysis.as_ref(), &chunks, parameters);
+            let documents: Vec<&Document> = job.documents.iter().collect();
+            let cut = self.analysis.chunks(&documents, &job.settings, job.embedder.as_deref())?;
+            let chunks: Vec<Chunk> = cut.chunks.into_iter().flatten().collect();
+            if chunks.is_empty() {
+                return Err(fatal("the corpus holds no text".into()));
+            }
+            (n_chunks, cut_to_window) = (chunks.len() as u64, cut.cut_to_window);
+            let sparse = sparse_vectors(self.analysis.as_ref(), &chunks, parameters, terms);
             // A batch that was under way may be there in part, so its points are sent again.
             let first = (stored as usize).saturating_sub(BATCH);
             let dense = match &embedder {
@@ -128,19 +162,27 @@ impl Indexer for QdrantIndexer {
             }
         }
         on_progress(n_chunks, n_chunks);
+        for filter in &job.settings.filter {
+            collection.index_field(filter)?;
+        }
+        let opened = stored > 0 && stored == total;
         let info = IndexInfo {
             digest,
             documents: job.documents.len() as u64,
             chunks: n_chunks,
             dimension,
-            seconds: if stored > 0 && stored == total {
-                0.0
-            } else {
-                started.elapsed().as_secs_f64()
-            },
+            seconds: if opened { 0.0 } else { started.elapsed().as_secs_f64() },
+            documents_new: if opened { 0 } else { job.documents.len() as u64 },
+            cut_to_window,
         };
-        let (analysis, retrieval) = (Arc::clone(&self.analysis), retrieval.clone());
-        Ok(Arc::new(QdrantRetriever { collection, analysis, embedder, retrieval, info }))
+        let searcher = QdrantSearcher {
+            collection,
+            analysis: Arc::clone(&self.analysis),
+            retrieval: retrieval.clone(),
+            terms,
+            filters: job.settings.filter.clone(),
+        };
+        Ok(Arc::new(Pipeline::new(searcher, job, info)?))
     }
 }
 
@@ -152,7 +194,12 @@ struct Collection {
 impl Collection {
     /// Makes the collection ready for an index: how many chunks of it are stored, and how many
     /// there are in all (0 when nothing is stored).
-    fn prepare(&self, digest: &str, dimension: u64) -> Result<(u64, u64), BackendError> {
+    fn prepare(
+        &self,
+        digest: &str,
+        dimension: u64,
+        server: &QdrantServer,
+    ) -> Result<(u64, u64), BackendError> {
         let name = self.name.clone();
         if self.bridge.ask(move |client| {
             let name = name.clone();
@@ -176,12 +223,13 @@ impl Collection {
                 Some(_) | None => self.delete()?,
             }
         }
-        self.create(dimension)?;
+        self.create(dimension, server)?;
         Ok((0, 0))
     }
 
-    fn create(&self, dimension: u64) -> Result<(), BackendError> {
+    fn create(&self, dimension: u64, server: &QdrantServer) -> Result<(), BackendError> {
         let name = self.name.clone();
+        let QdrantServer { shards, replicas, write_consistency, .. } = *server;
         self.bridge.ask(move |client| {
             let mut sparse = SparseVectorsConfigBuilder::default();
             let idf = SparseVectorParamsBuilder::default().modifier(Modifier::Idf);
@@ -193,6 +241,15 @@ impl Collection {
                 let cosine = VectorParamsBuilder::new(dimension, Distance::Cosine);
                 dense.add_named_vector_params(DENSE, cosine);
                 request = request.vectors_config(dense);
+            }
+            if let Some(shards) = shards {
+                request = request.shard_number(shards);
+            }
+            if let Some(replicas) = replicas {
+                request = request.replication_factor(replicas);
+            }
+            if let Some(copies) = write_consistency {
+                request = request.write_consistency_factor(copies);
             }
             async move {
                 match client.create_collection(request).await {
@@ -224,13 +281,34 @@ impl Collection {
 
     /// The payload of the first point.
     fn first(&self) -> Result<Option<Fields>, BackendError> {
-        let ids: Vec<PointId> = vec![0.into()];
-        let request = GetPointsBuilder::new(self.name.clone(), ids).with_payload(true);
+        Ok(self.points(&[0], false)?.into_iter().next().map(|point| point.payload))
+    }
+
+    /// Points by id, in any order, with their payload or with their dense vectors.
+    fn points(&self, ids: &[u32], dense: bool) -> Result<Vec<RetrievedPoint>, BackendError> {
+        let ids: Vec<PointId> = ids.iter().map(|id| u64::from(*id).into()).collect();
+        let mut request = GetPointsBuilder::new(self.name.clone(), ids).with_payload(!dense);
+        if dense {
+            request = request.with_vectors(VectorsSelector { names: vec![DENSE.to_owned()] });
+        }
         let found = self.bridge.ask(move |client| {
             let request = request.clone();
             async move { client.get_points(request).await }
         })?;
-        Ok(found.result.into_iter().next().map(|point| point.payload))
+        Ok(found.result)
+    }
+
+    /// Makes a filter fast, and possible on a server in strict mode.
+    fn index_field(&self, filter: &Filter) -> Result<(), BackendError> {
+        let Some(kind) = filter::field_type(filter) else { return Ok(()) };
+        let key = filter::key(filter);
+        let request =
+            CreateFieldIndexCollectionBuilder::new(self.name.clone(), key, kind).wait(true);
+        self.bridge.ask(move |client| {
+            let request = request.clone();
+            async move { client.create_field_index(request).await }
+        })?;
+        Ok(())
     }
 
     /// Stores points and waits until the server has applied them.
@@ -254,36 +332,40 @@ impl Collection {
     }
 }
 
-struct QdrantRetriever {
+struct QdrantSearcher {
     collection: Collection,
     analysis: Arc<dyn Analysis>,
-    embedder: Option<Arc<dyn Embedder>>,
     retrieval: Retrieval,
-    info: IndexInfo,
+    terms: Terms,
+    filters: Vec<Filter>,
 }
 
-impl Retriever for QdrantRetriever {
-    fn retrieve(&self, query: &str, top_k: usize) -> Result<Vec<Passage>, BackendError> {
-        if query.trim().is_empty() {
-            return Err(BackendError::rejected(BACKEND, "the question is empty"));
-        }
+impl Searcher for QdrantSearcher {
+    fn search(
+        &self,
+        question: &Question<'_>,
+        limit: usize,
+    ) -> Result<Vec<(u32, f64)>, BackendError> {
         let ask = |vector: VectorInput, using: &str| {
-            QueryPointsBuilder::new(self.collection.name.clone())
+            let mut request = QueryPointsBuilder::new(self.collection.name.clone())
                 .query(Query::new_nearest(vector))
                 .using(using)
                 .params(SearchParamsBuilder::default().exact(true))
-                .limit(candidates(top_k) as u64)
-                .with_payload(true)
-                .build()
+                .limit(limit as u64)
+                .with_payload(false);
+            if !self.filters.is_empty() {
+                request = request.filter(filter::all(&self.filters));
+            }
+            request.build()
         };
         let mut queries = Vec::new();
-        if let Some(embedder) = &self.embedder {
-            queries.push(ask(embed_query(embedder.as_ref(), query)?.into(), DENSE));
+        if let Some(vector) = &question.vector {
+            queries.push(ask(vector.clone().into(), DENSE));
         }
         let terms = match self.retrieval {
             Retrieval::Dense {} => BTreeMap::new(),
             Retrieval::Bm25 { .. } | Retrieval::Hybrid { .. } | Retrieval::Rrf { .. } => {
-                counts(self.analysis.as_ref(), query)
+                counts(self.analysis.as_ref(), question.text, self.terms)
             }
         };
         if !terms.is_empty() {
@@ -293,22 +375,43 @@ impl Retriever for QdrantRetriever {
         if queries.is_empty() {
             return Ok(Vec::new());
         }
-        let mut points = self.collection.query(queries)?;
-        let dense = if self.embedder.is_some() { points.remove(0) } else { Vec::new() };
-        let lexical = points.pop().unwrap_or_default();
-        let found = fuse(&self.retrieval, &ranking(&dense), &ranking(&lexical));
-        let payloads: BTreeMap<u32, Fields> = dense
-            .into_iter()
-            .chain(lexical)
-            .filter_map(|point| Some((position(&point)?, point.payload)))
-            .collect();
-        let passage = |(chunk, score): (u32, f64)| Some(passage(payloads.get(&chunk)?, score));
-        Ok(found.into_iter().take(top_k).filter_map(passage).collect())
+        let mut found = self.collection.query(queries)?.into_iter();
+        let mut next = || found.next().map_or_else(Vec::new, |points| ranking(&points));
+        let dense = if question.vector.is_some() { next() } else { Vec::new() };
+        Ok(fuse(&self.retrieval, &dense, &next()))
     }
 
-    fn info(&self) -> IndexInfo {
-        self.info.clone()
+    fn chunks(&self, positions: &[u32]) -> Result<Vec<Chunk>, BackendError> {
+        let found = self.collection.points(positions, false)?;
+        in_order(positions, found, |point| Some(chunk(&point.payload)))
     }
+
+    fn vectors(&self, positions: &[u32]) -> Result<Vec<Vec<f32>>, BackendError> {
+        let found = self.collection.points(positions, true)?;
+        in_order(positions, found, |point| {
+            let Some(VectorsOptions::Vectors(mut named)) = point.vectors?.vectors_options else {
+                return None;
+            };
+            match named.vectors.remove(DENSE)?.into_vector() {
+                vector_output::Vector::Dense(dense) => Some(dense.data),
+                vector_output::Vector::Sparse(_) | vector_output::Vector::MultiDense(_) => None,
+            }
+        })
+    }
+}
+
+/// What each position's point holds, in the order of the positions.
+fn in_order<T: Clone>(
+    positions: &[u32],
+    found: Vec<RetrievedPoint>,
+    read: impl Fn(RetrievedPoint) -> Option<T>,
+) -> Result<Vec<T>, BackendError> {
+    let known: BTreeMap<u32, T> = found
+        .into_iter()
+        .filter_map(|point| Some((number(point.id.as_ref()?)?, read(point)?)))
+        .collect();
+    let missing = |at: &u32| fatal(format!("point {at} vanished from the collection; run again"));
+    positions.iter().map(|at| known.get(at).cloned().ok_or_else(|| missing(at))).collect()
 }
 
 /// A point's payload.
@@ -332,6 +435,10 @@ fn point(
     payload.insert("document", chunk.document.as_str());
     payload.insert("title", chunk.title.as_str());
     payload.insert("text", chunk.text.as_str());
+    payload.insert("n", i64::from(chunk.n));
+    payload.insert("of", i64::from(chunk.of));
+    payload.insert("start", chunk.start as i64);
+    payload.insert(filter::META, serde_json::json!(chunk.meta));
     if let Some((digest, total)) = whole {
         payload.insert(DIGEST, digest);
         payload.insert(TOTAL, total as i64);
@@ -339,14 +446,19 @@ fn point(
     PointStruct::new(id, vectors, payload)
 }
 
-fn passage(payload: &Fields, score: f64) -> Passage {
+/// A chunk as it was stored. Its meta data stays on the server, where filters read it.
+fn chunk(payload: &Fields) -> Chunk {
     let field = |name| text(payload, name).unwrap_or_default().to_owned();
-    Passage {
+    let count = |name| integer(payload, name).unwrap_or_default();
+    Chunk {
         id: field("id"),
         document: field("document"),
         title: field("title"),
         text: field("text"),
-        score,
+        n: count("n") as u32,
+        of: count("of") as u32,
+        start: count("start"),
+        meta: BTreeMap::new(),
     }
 }
 
@@ -366,7 +478,11 @@ fn integer(payload: &Fields, name: &str) -> Option<u64> {
 
 /// The position of a chunk is its point's id.
 fn position(point: &ScoredPoint) -> Option<u32> {
-    match point.id.as_ref()?.point_id_options.as_ref()? {
+    number(point.id.as_ref()?)
+}
+
+fn number(id: &PointId) -> Option<u32> {
+    match id.point_id_options.as_ref()? {
         point_id::PointIdOptions::Num(id) => u32::try_from(*id).ok(),
         point_id::PointIdOptions::Uuid(_) => None,
     }
@@ -385,8 +501,9 @@ fn sparse_vectors(
     analysis: &dyn Analysis,
     chunks: &[Chunk],
     parameters: (f64, f64),
+    how: Terms,
 ) -> Vec<BTreeMap<u32, f32>> {
-    let counts: Vec<_> = chunks.iter().map(|c| counts(analysis, &c.contextual())).collect();
+    let counts: Vec<_> = chunks.iter().map(|c| counts(analysis, &c.contextual(), how)).collect();
     let length = |counts: &BTreeMap<u32, f32>| counts.values().copied().map(f64::from).sum::<f64>();
     let mean = counts.iter().map(length).sum::<f64>() / chunks.len().max(1) as f64;
     let weigh = |counts: BTreeMap<u32, f32>| {
@@ -399,9 +516,9 @@ fn sparse_vectors(
 
 /// How often each term occurs. A term's dimension is 32 bits of its SHA-256: among 50,000 terms,
 /// one pair in three corpora shares a dimension.
-fn counts(analysis: &dyn Analysis, text: &str) -> BTreeMap<u32, f32> {
+fn counts(analysis: &dyn Analysis, text: &str, how: Terms) -> BTreeMap<u32, f32> {
     let mut counts = BTreeMap::new();
-    for term in analysis.terms(text) {
+    for term in analysis.terms(text, how) {
         let digest = digest::of_bytes(term.as_bytes());
         let dimension = u32::from_str_radix(&digest[..8], 16).unwrap_or_default();
         *counts.entry(dimension).or_default() += 1.0;

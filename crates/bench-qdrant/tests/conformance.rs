@@ -11,13 +11,15 @@ use std::sync::Arc;
 
 use bench_core::backend::{BackendError, BackendErrorKind, IndexJob, Indexer, Retriever};
 use bench_core::dataset::Document;
-use bench_core::spec::{Rag, Retrieval};
-use bench_qdrant::QdrantIndexer;
-use bench_retrieval::{English, ExactIndexer, HashingEmbedder};
+use bench_core::spec::{
+    ChunkBy, Chunking, Expand, Filter, Mmr, Rag, Rerank, RerankerSource, Retrieval, Terms,
+};
+use bench_qdrant::{QdrantIndexer, QdrantServer};
+use bench_retrieval::{English, ExactIndexer, HashingEmbedder, OverlapReranker};
 
 use double::Double;
 
-const N_DOCUMENTS: usize = 400;
+const N_DOCUMENTS: usize = 300;
 const QUESTIONS: [&str; 5] = [
     "Who repaired the copper lantern?",
     "the slate bridges of winter",
@@ -52,6 +54,14 @@ fn documents() -> Vec<Document> {
                 format!("The {} of {n}", word(n))
             },
             text: format!("{} {n}.", words.join(" ")),
+            meta: [
+                ("year".to_owned(), (1900 + n % 50).into()),
+                ("lang".to_owned(), if n.is_multiple_of(3) { "de" } else { "en" }.into()),
+                ("tags".to_owned(), vec![word(1), word(2)].into()),
+                ("weight in kg".to_owned(), (n as f64 / 8.0).into()),
+                ("open".to_owned(), n.is_multiple_of(2).into()),
+            ]
+            .into(),
         }
     };
     (0..N_DOCUMENTS).map(document).collect()
@@ -59,36 +69,66 @@ fn documents() -> Vec<Document> {
 
 fn job(folder: &Path, retriever: Retrieval) -> IndexJob {
     IndexJob {
-        documents: documents(),
+        documents: Arc::new(documents()),
         settings: Rag { retriever, chunk_size: 20, ..Rag::default() },
         embedder: Some(Arc::new(HashingEmbedder::new(64))),
+        reranker: Some(Arc::new(OverlapReranker)),
         folder: folder.to_owned(),
     }
 }
 
 fn indexer(url: &str, collection: Option<&str>) -> QdrantIndexer {
-    QdrantIndexer::new(url, None, collection.map(ToOwned::to_owned), Arc::new(English))
+    let collection = collection.map(ToOwned::to_owned);
+    QdrantIndexer::new(QdrantServer { collection, ..QdrantServer::at(url) }, Arc::new(English))
 }
 
 fn build(indexer: &dyn Indexer, job: &IndexJob) -> Result<Arc<dyn Retriever>, BackendError> {
     indexer.index(job, &mut |_, _| {})
 }
 
+/// What can be asked of an index besides a question, one or two at a time.
+fn searches() -> Vec<Rag> {
+    let filter = |field: &str| Filter { field: field.into(), ..Filter::default() };
+    let filtered = |filter: Filter| Rag { filter: vec![filter], ..Rag::default() };
+    let mmr = Some(Mmr { lambda: 0.4, candidates: 25 });
+    let chunk = |by| Some(Chunking { by, size: 12, overlap: 4 });
+    vec![
+        filtered(Filter { is: Some("de".into()), ..filter("lang") }),
+        filtered(Filter { any: vec!["amber".into(), "salt".into()], ..filter("tags") }),
+        filtered(Filter { not: vec![1901.into(), 1902.into()], ..filter("year") }),
+        filtered(Filter { gte: Some(1910.0), lt: Some(1915.0), ..filter("year") }),
+        filtered(Filter { lte: Some(7.5), gt: Some(1.0), ..filter("weight in kg") }),
+        filtered(Filter { is: Some(true.into()), ..filter("open") }),
+        filtered(Filter { is: Some("document 17".into()), ..filter("document") }),
+        filtered(Filter { is: Some("nowhere".into()), ..filter("lang") }),
+        Rag { mmr: mmr.clone(), ..Rag::default() },
+        Rag { mmr, filter: vec![Filter { gt: Some(1920.0), ..filter("year") }], ..Rag::default() },
+        Rag { min_score: Some(0.4), ..Rag::default() },
+        Rag {
+            rerank: Some(Rerank { model: RerankerSource::Overlap, candidates: 20 }),
+            ..Rag::default()
+        },
+        Rag { expand: Expand::Parent, chunk: chunk(ChunkBy::Tokens), ..Rag::default() },
+        Rag { expand: Expand::Neighbours(1), chunk: chunk(ChunkBy::Sentence), ..Rag::default() },
+        Rag { terms: Terms { stem: false, stop_words: false }, ..Rag::default() },
+    ]
+}
+
 /// Same passages in the same order; where scores tie, either order is right.
 #[track_caller]
-fn check_same(retrieval: &Retrieval, exact: &dyn Retriever, server: &dyn Retriever) {
+fn check_same(settings: &Rag, exact: &dyn Retriever, server: &dyn Retriever) {
     for question in QUESTIONS {
         let expect = exact.retrieve(question, 10).unwrap();
         let found = server.retrieve(question, 10).unwrap();
-        assert_eq!(found.len(), expect.len(), "{retrieval:?}: {question}");
+        assert_eq!(found.len(), expect.len(), "{settings:?}: {question}");
         for (found, expect) in found.iter().zip(&expect) {
             let near = (found.score - expect.score).abs() < 1e-4;
-            assert!(near, "{retrieval:?}: {question}\n{found:?}\n{expect:?}");
+            assert!(near, "{settings:?}: {question}\n{found:?}\n{expect:?}");
         }
         let last = expect.last().map_or(0.0, |passage| passage.score);
         for passage in expect.iter().filter(|passage| passage.score > last + 1e-4) {
             let same = found.iter().find(|found| found.id == passage.id);
-            let same = same.unwrap_or_else(|| panic!("{retrieval:?}: {question}: {passage:?}"));
+            let same = same.unwrap_or_else(|| panic!("{settings:?}: {question}: {passage:?}"));
             assert_eq!((&same.text, &same.title), (&passage.text, &passage.title));
         }
     }
@@ -97,14 +137,56 @@ fn check_same(retrieval: &Retrieval, exact: &dyn Retriever, server: &dyn Retriev
 fn check_server(url: &str) {
     for retrieval in retrievals() {
         let folder = tempfile::tempdir().unwrap();
-        let job = job(folder.path(), retrieval.clone());
+        let job = job(folder.path(), retrieval);
         let exact = build(&ExactIndexer, &job).unwrap();
         let server = build(&indexer(url, None), &job).unwrap();
         assert_eq!(server.info().chunks, exact.info().chunks);
-        check_same(&retrieval, exact.as_ref(), server.as_ref());
+        check_same(&job.settings, exact.as_ref(), server.as_ref());
         let again = build(&indexer(url, None), &job).unwrap();
         assert!(again.info().seconds == 0.0, "an index that is there is opened");
     }
+    for settings in searches() {
+        // The fused retriever asks both rankings of both indexes.
+        for retriever in [Retrieval::Dense {}, Retrieval::Hybrid { dense_weight: 0.6 }] {
+            let folder = tempfile::tempdir().unwrap();
+            let settings = Rag { retriever, chunk_size: 20, ..settings.clone() };
+            let job = IndexJob { settings, ..job(folder.path(), Retrieval::Dense {}) };
+            let exact = build(&ExactIndexer, &job).unwrap();
+            let server = build(&indexer(url, None), &job).unwrap();
+            check_same(&job.settings, exact.as_ref(), server.as_ref());
+        }
+    }
+}
+
+#[test]
+fn filters_keep_what_they_say() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut job = job(folder.path(), Retrieval::Hybrid { dense_weight: 0.5 });
+    let year = Filter { field: "year".into(), gte: Some(1910.0), ..Filter::default() };
+    let lang = Filter { field: "lang".into(), is: Some("en".into()), ..Filter::default() };
+    job.settings.filter = vec![year, lang];
+    let found = build(&ExactIndexer, &job).unwrap().retrieve(QUESTIONS[0], 50).unwrap();
+    assert_eq!(found.len(), 50);
+    for passage in found {
+        let n: usize = passage.document.strip_prefix("document ").unwrap().parse().unwrap();
+        assert!(n % 50 >= 10 && !n.is_multiple_of(3), "{n}");
+    }
+}
+
+#[test]
+fn a_new_collection_is_laid_out_as_asked() {
+    let (double, url) = Double::start();
+    let folder = tempfile::tempdir().unwrap();
+    let server = QdrantServer {
+        collection: Some("cluster".into()),
+        shards: Some(6),
+        replicas: Some(2),
+        write_consistency: Some(1),
+        ..QdrantServer::at(&url)
+    };
+    let indexer = QdrantIndexer::new(server, Arc::new(English));
+    build(&indexer, &job(folder.path(), Retrieval::Dense {})).unwrap();
+    assert_eq!(double.layout("cluster"), [Some(6), Some(2), Some(1)]);
 }
 
 #[test]
@@ -158,7 +240,7 @@ fn a_build_that_was_interrupted_goes_on_without_duplicates() {
     let batches = (server.info().chunks - (1 + 128)).div_ceil(128);
     assert_eq!(double.n_upserts(), 3 + batches, "only the batch under way is sent again");
     let exact = build(&ExactIndexer, &job).unwrap();
-    check_same(&job.settings.retriever, exact.as_ref(), server.as_ref());
+    check_same(&job.settings, exact.as_ref(), server.as_ref());
 }
 
 #[test]
@@ -168,7 +250,7 @@ fn a_named_collection_follows_its_corpus_and_a_foreign_one_is_refused() {
     let mut job = job(folder.path(), Retrieval::Dense {});
     let named = indexer(&url, Some("meridian"));
     let before = build(&named, &job).unwrap().info();
-    job.documents.truncate(50);
+    Arc::make_mut(&mut job.documents).truncate(50);
     let after = build(&named, &job).unwrap().info();
     assert_eq!(double.names(), ["meridian"]);
     assert_eq!(double.n_points("meridian"), after.chunks as usize);

@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bench_core::spec::{ArmPlan, PassageSource, Retrieval, Strategy};
+use bench_core::spec::{ArmPlan, ChunkBy, Expand, PassageSource, Retrieval, Strategy};
 use bench_stats::{Comparison, Estimate};
 use minijinja::Environment;
 use minijinja::value::Value;
@@ -860,10 +860,30 @@ fn strategy(strategy: &Strategy, plan: &ArmPlan) -> String {
                 "dense and BM25 retrieval, fused by rank"
             }
         };
-        let chunks = match rag.chunk_size {
-            0 => "whole documents".to_owned(),
-            size => format!("chunks of {size} tokens"),
-        };
+        let chunking = rag.chunking();
+        let mut words = vec![match chunking.by {
+            ChunkBy::Document => "whole documents".to_owned(),
+            ChunkBy::Tokens => format!("chunks of {} tokens", chunking.size),
+            ChunkBy::Sentence => format!("sentences up to {} tokens", chunking.size),
+            ChunkBy::Markdown => format!("Markdown sections up to {} tokens", chunking.size),
+        }];
+        if chunking.overlap > 0 && chunking.by != ChunkBy::Document {
+            words.push(format!("overlapping by {}", chunking.overlap));
+        }
+        for (there, what) in [
+            (!rag.filter.is_empty(), "filtered"),
+            (rag.rerank.is_some(), "reranked"),
+            (rag.mmr.is_some(), "diversified (MMR)"),
+            (rag.expand == Expand::Parent, "shown with their whole document"),
+        ] {
+            if there {
+                words.push(what.to_owned());
+            }
+        }
+        if let Expand::Neighbours(n) = rag.expand {
+            words.push(format!("shown with {n} chunks on each side"));
+        }
+        let chunks = words.join(", ");
         parts.push(format!("top {} by {source}, {chunks}", rag.top_k));
     }
     match plan.prompt.num_fewshot {

@@ -6,12 +6,13 @@
 
 #![expect(clippy::print_stdout, reason = "a measuring program prints what it measured")]
 
+use std::collections::HashMap;
 use std::error::Error;
 use std::path::Path;
 use std::time::Instant;
 
 use bench_core::retrieval::Chunk;
-use bench_retrieval::ExactIndex;
+use bench_retrieval::{ExactIndex, Made};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -26,7 +27,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         let vectors = read(vectors, dimension)?;
         let chunks: Vec<Chunk> = (0..vectors.len()).map(chunk).collect();
         let started = Instant::now();
-        ExactIndex::write(folder, "speed", &chunks, &vectors)?;
+        let made = Made { digest: "speed", settings: "speed", documents: &HashMap::new() };
+        ExactIndex::write(folder, made, &chunks, &vectors)?;
         build = Some(started.elapsed().as_secs_f64());
     }
     let started = Instant::now();
@@ -70,5 +72,7 @@ fn chunk(n: usize) -> Chunk {
         document: format!("d{n}"),
         title: "A title of common length".into(),
         text: "About two hundred tokens of text stand in a chunk. ".repeat(16),
+        of: 1,
+        ..Chunk::default()
     }
 }

@@ -1,25 +1,50 @@
 //! Vectors and chunks on disk, searched exactly: every vector is compared with the query, so that
 //! a comparison of arms holds no approximation noise.
 //!
-//! Two files. `chunks.jsonl` holds a chunk a line, for people as well. `index.bin` holds, in
-//! little-endian, a header of 128 bytes, where each line starts, and the vectors. It is written
-//! last and its header vouches for both, so a folder holds a whole index or none.
+//! Two files. `chunks.jsonl` holds a chunk a line, for people as well, the first of each document
+//! with the document's digest. `index.bin` holds, in little-endian, a header of 128 bytes, where
+//! each line starts, and the vectors. It is written last and its header vouches for both, so a
+//! folder holds a whole index or none.
 
+use std::collections::HashMap;
 use std::io::{BufWriter, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use bench_core::digest;
 use bench_core::retrieval::Chunk;
 use crc32fast::Hasher;
 use fs_err::File;
 use memmap2::Mmap;
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use crate::bm25::best;
 
 const MAGIC: &[u8; 8] = b"bench-ix";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HEADER: usize = 128;
+
+/// Digests of what an index was made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Made<'a> {
+    /// Of everything: equal digests, equal index.
+    pub digest: &'a str,
+    /// Of everything but the documents: where it is equal, documents that did not change keep
+    /// their chunks and vectors.
+    pub settings: &'a str,
+    /// Of each document by its id; may be empty.
+    pub documents: &'a HashMap<&'a str, String>,
+}
+
+/// A line of `chunks.jsonl`.
+#[derive(Serialize)]
+struct Line<'a> {
+    #[serde(flatten)]
+    chunk: &'a Chunk,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    document_digest: Option<&'a String>,
+}
 
 /// An open index: vectors in a memory map, chunks read from their file when they are asked for.
 pub struct ExactIndex {
@@ -35,9 +60,12 @@ pub enum OpenError {
     /// The files are not there or cannot be read.
     #[error(transparent)]
     Io(#[from] std::io::Error),
-    /// The files are not a whole index of this version.
-    #[error("`{}` is damaged or was written by another version", .0.display())]
+    /// The files are not a whole index.
+    #[error("`{}` is damaged", .0.display())]
     Damaged(PathBuf),
+    /// The index is of another layout.
+    #[error("`{}` was written by another version of this program", .0.display())]
+    Version(PathBuf),
     /// The index is of another corpus, cut or embedder.
     #[error("`{}` was built from another corpus, cut or embedder", .0.display())]
     Other(PathBuf),
@@ -54,7 +82,7 @@ impl ExactIndex {
     /// When vectors differ in length or in number from the chunks, which is a bug of the caller.
     pub fn write(
         folder: &Path,
-        digest: &str,
+        made: Made<'_>,
         chunks: &[Chunk],
         vectors: &[Vec<f32>],
     ) -> std::io::Result<()> {
@@ -62,15 +90,24 @@ impl ExactIndex {
         assert!(vectors.is_empty() || vectors.len() == chunks.len(), "a vector per chunk");
         assert!(vectors.iter().all(|vector| vector.len() == dimension), "one dimension");
         fs_err::create_dir_all(folder)?;
-        let mut lines = Vec::new();
         let mut starts = vec![0_u64];
-        for chunk in chunks {
-            serde_json::to_writer(&mut lines, chunk)?;
-            lines.push(b'\n');
-            starts.push(lines.len() as u64);
-        }
+        let (mut len, mut lines) = (0, Hasher::new());
+        replace(&folder.join("chunks.jsonl"), |file| {
+            let mut line = Vec::new();
+            for chunk in chunks {
+                line.clear();
+                let digest = made.documents.get(chunk.document.as_str()).filter(|_| chunk.n == 0);
+                serde_json::to_writer(&mut line, &Line { chunk, document_digest: digest })?;
+                line.push(b'\n');
+                lines.update(&line);
+                len += line.len() as u64;
+                starts.push(len);
+                file.write_all(&line)?;
+            }
+            Ok(())
+        })?;
         if starts.len() % 2 == 1 {
-            starts.push(lines.len() as u64); // vectors start at a multiple of 16 bytes
+            starts.push(len); // vectors start at a multiple of 16 bytes
         }
         let starts: &[u8] = bytemuck::cast_slice(&starts);
         let rows = || vectors.iter().map(|vector| bytemuck::cast_slice::<f32, u8>(vector));
@@ -84,14 +121,13 @@ impl ExactIndex {
         header.extend_from_slice(&VERSION.to_le_bytes());
         header.extend_from_slice(&(dimension as u32).to_le_bytes());
         header.extend_from_slice(&(chunks.len() as u64).to_le_bytes());
-        header.extend_from_slice(&(lines.len() as u64).to_le_bytes());
-        header.extend_from_slice(&crc(&lines).to_le_bytes());
+        header.extend_from_slice(&len.to_le_bytes());
+        header.extend_from_slice(&lines.finalize().to_le_bytes());
         header.extend_from_slice(&checksum.to_le_bytes());
-        header.extend_from_slice(bench_core::digest::of_bytes(digest.as_bytes()).as_bytes());
+        header.extend_from_slice(digest::of_bytes(made.digest.as_bytes()).as_bytes());
+        header.extend_from_slice(settings_mark(made.settings).as_bytes());
         header.resize(HEADER - 4, 0);
         header.extend_from_slice(&crc(&header).to_le_bytes());
-
-        replace(&folder.join("chunks.jsonl"), |file| file.write_all(&lines))?;
         replace(&folder.join("index.bin"), |file| {
             file.write_all(&header)?;
             file.write_all(starts)?;
@@ -102,6 +138,17 @@ impl ExactIndex {
     /// Opens the index in a folder when it is whole and of this digest. Reads every byte once, to
     /// compare checksums.
     pub fn open(folder: &Path, digest: &str) -> Result<Self, OpenError> {
+        Self::open_where(folder, |header| {
+            header[40..104] == *digest::of_bytes(digest.as_bytes()).as_bytes()
+        })
+    }
+
+    /// Opens an index of any corpus that was made with these settings.
+    pub fn open_made_with(folder: &Path, settings: &str) -> Result<Self, OpenError> {
+        Self::open_where(folder, |header| header[104..124] == *settings_mark(settings).as_bytes())
+    }
+
+    fn open_where(folder: &Path, right: impl Fn(&[u8]) -> bool) -> Result<Self, OpenError> {
         let path = folder.join("index.bin");
         let damaged = || OpenError::Damaged(path.clone());
         let index = map(&path)?;
@@ -110,11 +157,13 @@ impl ExactIndex {
         let number =
             |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().unwrap_or([0; 4]));
         let long = |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().unwrap_or([0; 8]));
-        let known = &header[..8] == MAGIC && number(8) == VERSION;
-        if !known || number(HEADER - 4) != crc(&header[..HEADER - 4]) {
+        if &header[..8] != MAGIC || number(HEADER - 4) != crc(&header[..HEADER - 4]) {
             return Err(damaged());
         }
-        if header[40..104] != *bench_core::digest::of_bytes(digest.as_bytes()).as_bytes() {
+        if number(8) != VERSION {
+            return Err(OpenError::Version(path));
+        }
+        if !right(header) {
             return Err(OpenError::Other(path));
         }
         let (dimension, n_chunks) = (number(12) as usize, long(16) as usize);
@@ -147,11 +196,51 @@ impl ExactIndex {
     /// # Panics
     /// When the position is not below [`n_chunks`](Self::n_chunks).
     pub fn chunk(&self, position: u32) -> std::io::Result<Chunk> {
+        Ok(serde_json::from_slice(&self.line(position)?)?)
+    }
+
+    /// The documents it holds: id and digest, with the position of the first chunk and how many
+    /// there are.
+    ///
+    /// # Errors
+    /// As [`chunk`](Self::chunk).
+    pub fn documents(&self) -> std::io::Result<HashMap<(String, String), (u32, u32)>> {
+        #[derive(Deserialize)]
+        struct First {
+            document: String,
+            of: u32,
+            document_digest: Option<String>,
+        }
+        let mut documents = HashMap::new();
+        let mut at = 0;
+        while (at as usize) < self.n_chunks {
+            let First { document, of, document_digest } = serde_json::from_slice(&self.line(at)?)?;
+            if let Some(digest) = document_digest {
+                documents.insert((document, digest), (at, of));
+            }
+            at += of.max(1);
+        }
+        Ok(documents)
+    }
+
+    fn line(&self, position: u32) -> std::io::Result<Vec<u8>> {
         let starts: &[u64] = bytemuck::cast_slice(&self.index[HEADER..][..self.n_chunks * 8 + 8]);
         let at = position as usize;
         let mut line = vec![0; (starts[at + 1] - starts[at]) as usize];
         self.lines.file().read_exact_at(&mut line, starts[at])?;
-        Ok(serde_json::from_slice(&line)?)
+        Ok(line)
+    }
+
+    /// The vector at a position; empty for a lexical index.
+    ///
+    /// # Panics
+    /// When the position is not below [`n_chunks`](Self::n_chunks).
+    pub fn vector(&self, position: u32) -> &[f32] {
+        &self.vectors()[position as usize * self.dimension..][..self.dimension]
+    }
+
+    fn vectors(&self) -> &[f32] {
+        bytemuck::cast_slice(&self.index[HEADER + starts_len(self.n_chunks)..])
     }
 
     /// The `top_k` chunks of the largest dot product with the query, best first; ties go to the
@@ -160,20 +249,57 @@ impl ExactIndex {
     /// # Panics
     /// When the query has another dimension than the index.
     pub fn search(&self, query: &[f32], top_k: usize) -> Vec<(u32, f64)> {
+        self.search_in(query, top_k, &|_| true)
+    }
+
+    /// As [`search`](Self::search), among the chunks that `keep` accepts.
+    ///
+    /// # Panics
+    /// As [`search`](Self::search).
+    pub fn search_in(
+        &self,
+        query: &[f32],
+        top_k: usize,
+        keep: &(dyn Fn(u32) -> bool + Sync),
+    ) -> Vec<(u32, f64)> {
+        /// Rows that one core takes at a time: enough to hide the hand-over, few enough to share.
         const ROWS: usize = 4096;
         assert_eq!(query.len(), self.dimension, "query and index differ in dimension");
-        let vectors: &[f32] =
-            bytemuck::cast_slice(&self.index[HEADER + starts_len(self.n_chunks)..]);
+        if top_k == 0 {
+            return Vec::new();
+        }
+        let kernel = Kernel::best();
         let search = |(block, rows): (usize, &[f32])| {
-            let scored = rows
-                .chunks_exact(self.dimension)
-                .enumerate()
-                .map(|(row, vector)| ((block * ROWS + row) as u32, f64::from(dot(query, vector))));
-            best(scored.collect(), top_k)
+            let mut found = Vec::with_capacity(2 * top_k.min(ROWS));
+            let mut least = f32::NEG_INFINITY;
+            for (row, vector) in rows.chunks_exact(self.dimension).enumerate() {
+                let score = kernel.dot(query, vector);
+                // A tie with the worst that was kept loses: it comes later.
+                if score <= least {
+                    continue;
+                }
+                let at = (block * ROWS + row) as u32;
+                if !keep(at) {
+                    continue;
+                }
+                found.push((at, f64::from(score)));
+                if found.len() >= 2 * top_k {
+                    found = best(found, top_k);
+                    least = found.last().map_or(least, |(_, score)| *score as f32);
+                }
+            }
+            found
         };
-        let blocks = vectors.par_chunks(ROWS * self.dimension).enumerate();
+        let blocks = self.vectors().par_chunks(ROWS * self.dimension).enumerate();
         best(blocks.flat_map_iter(search).collect(), top_k)
     }
+}
+
+/// The first 20 characters of a digest, which is what the header has room for.
+fn settings_mark(settings: &str) -> String {
+    let mut mark = digest::of_bytes(settings.as_bytes());
+    mark.truncate(20);
+    mark
 }
 
 /// Bytes of the table of line starts, padded to a multiple of 16.
@@ -181,18 +307,64 @@ fn starts_len(n_chunks: usize) -> usize {
     (n_chunks + 1).next_multiple_of(2) * 8
 }
 
-/// Sixteen sums side by side fill the vector registers of any processor, and the same sixteen
-/// everywhere give the same score everywhere.
+/// How a dot product is computed: the widest registers that the processor has. All kernels add the
+/// same numbers in the same order, so that a score is the same on every machine.
+#[derive(Clone, Copy)]
+enum Kernel {
+    Plain,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+}
+
+impl Kernel {
+    fn best() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if std::arch::is_x86_feature_detected!("avx2") {
+            return Self::Avx2;
+        }
+        Self::Plain
+    }
+
+    #[inline]
+    #[cfg_attr(
+        target_arch = "x86_64",
+        expect(unsafe_code, reason = "instructions that not every processor has")
+    )]
+    fn dot(self, a: &[f32], b: &[f32]) -> f32 {
+        match self {
+            Self::Plain => dot(a, b),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: this variant is made only where the processor was found to have AVX2.
+            Self::Avx2 => unsafe { dot_avx2(a, b) },
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn dot_avx2(a: &[f32], b: &[f32]) -> f32 {
+    dot(a, b)
+}
+
+/// Thirty-two sums side by side fill four wide registers, enough to hide how long an addition
+/// takes.
+#[inline]
 fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut sums = [0.0_f32; 16];
-    let (a_blocks, b_blocks) = (a.chunks_exact(16), b.chunks_exact(16));
+    const LANES: usize = 32;
+    let mut sums = [0.0_f32; LANES];
+    let (a_blocks, b_blocks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
     let tail: f32 = a_blocks.remainder().iter().zip(b_blocks.remainder()).map(|(a, b)| a * b).sum();
     for (a, b) in a_blocks.zip(b_blocks) {
-        for i in 0..16 {
+        for i in 0..LANES {
             sums[i] += a[i] * b[i];
         }
     }
-    sums.iter().sum::<f32>() + tail
+    for half in [16, 8, 4, 2, 1] {
+        for i in 0..half {
+            sums[i] += sums[i + half];
+        }
+    }
+    sums[0] + tail
 }
 
 /// Bytes that one core sums up at a time.
@@ -269,6 +441,8 @@ mod tests {
             document: format!("d{n}"),
             title: String::new(),
             text: format!("text \u{2028} {n}\n"),
+            of: 1,
+            ..Chunk::default()
         };
         (0..n).map(chunk).collect()
     }
@@ -284,9 +458,14 @@ mod tests {
         (0..n).map(|_| (0..dimension).map(|_| random()).collect()).collect()
     }
 
+    fn write(folder: &Path, digest: &str, chunks: &[Chunk], vectors: &[Vec<f32>]) {
+        let made = Made { digest, settings: "settings", documents: &HashMap::new() };
+        ExactIndex::write(folder, made, chunks, vectors).unwrap();
+    }
+
     fn index(n: usize, dimension: usize) -> (tempfile::TempDir, ExactIndex) {
         let folder = tempfile::tempdir().unwrap();
-        ExactIndex::write(folder.path(), "digest", &chunks(n), &vectors(n, dimension)).unwrap();
+        write(folder.path(), "digest", &chunks(n), &vectors(n, dimension));
         let index = ExactIndex::open(folder.path(), "digest").unwrap();
         (folder, index)
     }
@@ -312,7 +491,7 @@ mod tests {
     #[test]
     fn ties_go_to_the_earlier_chunk_across_blocks() {
         let folder = tempfile::tempdir().unwrap();
-        ExactIndex::write(folder.path(), "", &chunks(9000), &vec![vec![0.6, 0.8]; 9000]).unwrap();
+        write(folder.path(), "", &chunks(9000), &vec![vec![0.6, 0.8]; 9000]);
         let found = ExactIndex::open(folder.path(), "").unwrap().search(&[1.0, 0.0], 3);
         assert_eq!(found.iter().map(|hit| hit.0).collect::<Vec<_>>(), [0, 1, 2]);
     }
@@ -338,6 +517,48 @@ mod tests {
     }
 
     #[test]
+    fn all_kernels_give_the_same_number() {
+        for dimension in [1, 7, 32, 33, 100, 384] {
+            let [a, b] = [&vectors(2, dimension)[0], &vectors(2, dimension)[1]];
+            assert_eq!(Kernel::best().dot(a, b).to_bits(), Kernel::Plain.dot(a, b).to_bits());
+        }
+    }
+
+    #[test]
+    fn a_search_can_be_kept_to_some_chunks() {
+        let (_folder, index) = index(5000, 16);
+        let query = &vectors(1, 16)[0];
+        let even = index.search_in(query, 10, &|at| at % 2 == 0);
+        let all = index.search(query, 5000);
+        let expect: Vec<_> = all.into_iter().filter(|hit| hit.0 % 2 == 0).take(10).collect();
+        assert_eq!(even, expect);
+    }
+
+    #[test]
+    fn an_index_knows_its_documents_and_its_version() {
+        let folder = tempfile::tempdir().unwrap();
+        let documents = HashMap::from([("d0", "one".to_owned()), ("d2", "two".to_owned())]);
+        let made = Made { digest: "digest", settings: "settings", documents: &documents };
+        ExactIndex::write(folder.path(), made, &chunks(3), &[]).unwrap();
+        let index = ExactIndex::open_made_with(folder.path(), "settings").unwrap();
+        let found = index.documents().unwrap();
+        assert_eq!(found.len(), 2);
+        assert_eq!(found[&("d2".to_owned(), "two".to_owned())], (2, 1));
+        let other = ExactIndex::open_made_with(folder.path(), "others").err();
+        assert!(matches!(other, Some(OpenError::Other(_))));
+
+        let path = folder.path().join("index.bin");
+        let mut bytes = fs_err::read(&path).unwrap();
+        bytes[8] = 1;
+        let sum = crc(&bytes[..HEADER - 4]).to_le_bytes();
+        bytes[HEADER - 4..HEADER].copy_from_slice(&sum);
+        fs_err::remove_file(&path).unwrap();
+        fs_err::write(&path, bytes).unwrap();
+        let error = ExactIndex::open(folder.path(), "digest").err().unwrap();
+        assert!(error.to_string().ends_with("was written by another version of this program"));
+    }
+
+    #[test]
     fn an_index_of_another_corpus_says_so() {
         let (folder, _index) = index(2, 4);
         let error = ExactIndex::open(folder.path(), "other").err().unwrap();
@@ -347,7 +568,7 @@ mod tests {
     #[test]
     fn an_open_index_outlives_its_replacement() {
         let (folder, index) = index(3, 4);
-        ExactIndex::write(folder.path(), "digest", &chunks(1), &vectors(1, 4)).unwrap();
+        write(folder.path(), "digest", &chunks(1), &vectors(1, 4));
         assert_eq!(index.chunk(2).unwrap().id, "d2#0");
         assert_eq!(ExactIndex::open(folder.path(), "digest").unwrap().n_chunks(), 1);
         assert_eq!(fs_err::read_dir(folder.path()).unwrap().count(), 2, "no temporary file stays");

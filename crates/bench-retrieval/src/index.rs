@@ -1,21 +1,24 @@
 //! The indexer: a corpus in, a retriever out.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bench_core::backend::{
-    BackendError, Embedder, IndexInfo, IndexJob, Indexer, Passage, Retriever,
-};
+use bench_core::backend::{BackendError, IndexInfo, IndexJob, Indexer, Retriever};
+use bench_core::digest;
 use bench_core::retrieval::{
-    Analysis, bm25_parameters, candidates, embed_chunks, embed_query, fuse, index_digest,
+    Analysis, Chunk, Pipeline, Question, Searcher, bm25_parameters, embed_chunks, fuse,
+    index_digest, settings_digest,
 };
 use bench_core::spec::Retrieval;
 use rayon::prelude::*;
 
+use crate::exact::Made;
 use crate::{Bm25, English, ExactIndex, fatal};
 
-/// Builds and opens exact indexes on disk. The index in `job.folder` is replaced when it is of
-/// another corpus, cut or embedder; with an embedder that remembers, only what changed is embedded.
+/// Builds and opens exact indexes on disk. Where only some documents changed, the chunks and
+/// vectors of the others are taken over from the index in `job.folder`; what is no longer in the
+/// corpus is no longer in the index.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ExactIndexer;
 
@@ -25,76 +28,167 @@ impl Indexer for ExactIndexer {
         job: &IndexJob,
         on_progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Arc<dyn Retriever>, BackendError> {
-        let (settings, started) = (&job.settings, Instant::now());
-        let dense = settings.retriever.is_dense();
-        if dense && job.embedder.is_none() {
+        if job.settings.retriever.is_dense() && job.embedder.is_none() {
             return Err(fatal("this retriever needs an embedder, or choose `bm25`"));
         }
         let digest = index_digest(job, English.id());
-        let (index, seconds) = if let Ok(index) = ExactIndex::open(&job.folder, &digest) {
-            (index, 0.0)
-        } else {
-            let embedder = job.embedder.as_deref();
-            let chunks = English.chunks(&job.documents, settings, embedder)?;
-            let vectors = match embedder.filter(|_| dense) {
-                Some(embedder) => embed_chunks(embedder, &chunks, on_progress)?,
-                None => Vec::new(),
-            };
-            ExactIndex::write(&job.folder, &digest, &chunks, &vectors).map_err(fatal)?;
-            let index = ExactIndex::open(&job.folder, &digest).map_err(fatal)?;
-            (index, started.elapsed().as_secs_f64())
+        let (index, info) = match ExactIndex::open(&job.folder, &digest) {
+            Ok(index) => (index, IndexInfo::default()),
+            Err(_) => build(job, &digest, on_progress)?,
         };
         let n_chunks = index.n_chunks() as u64;
         on_progress(n_chunks, n_chunks);
-        let lexical = match settings.retriever {
-            Retrieval::Dense {} => None,
-            Retrieval::Bm25 { .. } | Retrieval::Hybrid { .. } | Retrieval::Rrf { .. } => {
-                let text = |at| index.chunk(at).map(|chunk| chunk.contextual());
-                let texts: Result<Vec<_>, _> =
-                    (0..n_chunks as u32).into_par_iter().map(text).collect();
-                Some(Bm25::new(&texts.map_err(fatal)?, bm25_parameters(&settings.retriever)))
-            }
-        };
         let info = IndexInfo {
             digest,
             documents: job.documents.len() as u64,
             chunks: n_chunks,
             dimension: index.dimension() as u64,
-            seconds,
+            ..info
         };
-        let embedder = job.embedder.clone().filter(|_| dense);
-        let retrieval = settings.retriever.clone();
-        Ok(Arc::new(ExactRetriever { index, lexical, embedder, retrieval, info }))
+        Ok(Arc::new(Pipeline::new(Exact::new(index, job)?, job, info.clone())?))
     }
 }
 
-struct ExactRetriever {
+/// Writes the index and opens it. The info holds only what building it took.
+fn build(
+    job: &IndexJob,
+    digest: &str,
+    on_progress: &mut dyn FnMut(u64, u64),
+) -> Result<(ExactIndex, IndexInfo), BackendError> {
+    let started = Instant::now();
+    let settings = settings_digest(job, English.id());
+    let digests: Vec<String> =
+        job.documents.par_iter().map(|document| digest::of_json(document)[..16].into()).collect();
+    let kept = Kept::open(job, &settings);
+    let taken: Vec<Option<(u32, u32)>> = job
+        .documents
+        .iter()
+        .zip(&digests)
+        .map(|(document, digest)| kept.find(&document.id, digest))
+        .collect();
+    let new: Vec<_> =
+        job.documents.iter().zip(&taken).filter(|(_, taken)| taken.is_none()).collect();
+    let new: Vec<_> = new.into_iter().map(|(document, _)| document).collect();
+    let cut = English.chunks(&new, &job.settings, job.embedder.as_deref())?;
+    let dense = job.embedder.as_deref().filter(|_| job.settings.retriever.is_dense());
+    let fresh: Vec<Chunk> = cut.chunks.iter().flatten().cloned().collect();
+    let vectors = match dense {
+        Some(embedder) => embed_chunks(embedder, &fresh, on_progress)?,
+        None => Vec::new(),
+    };
+    let (mut cut_chunks, mut fresh_vectors) = (cut.chunks.into_iter(), vectors.into_iter());
+    let (mut chunks, mut vectors) = (Vec::new(), Vec::new());
+    for taken in &taken {
+        if let (Some((first, of)), Some(old)) = (taken, &kept.index) {
+            for at in *first..first + of {
+                chunks.push(old.chunk(at).map_err(fatal)?);
+                if dense.is_some() {
+                    vectors.push(old.vector(at).to_vec());
+                }
+            }
+        } else {
+            let cut = cut_chunks.next().unwrap_or_default();
+            vectors.extend(fresh_vectors.by_ref().take(cut.len()));
+            chunks.extend(cut);
+        }
+    }
+    if chunks.is_empty() {
+        return Err(fatal("the corpus holds no text"));
+    }
+    let documents: HashMap<&str, String> =
+        job.documents.iter().map(|document| document.id.as_str()).zip(digests).collect();
+    let made = Made { digest, settings: &settings, documents: &documents };
+    ExactIndex::write(&job.folder, made, &chunks, &vectors).map_err(fatal)?;
+    let index = ExactIndex::open(&job.folder, digest).map_err(fatal)?;
+    let info = IndexInfo {
+        seconds: started.elapsed().as_secs_f64(),
+        documents_new: new.len() as u64,
+        cut_to_window: cut.cut_to_window,
+        ..IndexInfo::default()
+    };
+    Ok((index, info))
+}
+
+/// What an earlier index of the same settings holds.
+#[derive(Default)]
+struct Kept {
+    index: Option<ExactIndex>,
+    documents: HashMap<(String, String), (u32, u32)>,
+}
+
+impl Kept {
+    /// Empty where there is none that can be used.
+    fn open(job: &IndexJob, settings: &str) -> Self {
+        let Ok(index) = ExactIndex::open_made_with(&job.folder, settings) else {
+            return Self::default();
+        };
+        match index.documents() {
+            Ok(documents) => Self { index: Some(index), documents },
+            Err(_) => Self::default(),
+        }
+    }
+
+    fn find(&self, id: &str, digest: &str) -> Option<(u32, u32)> {
+        self.documents.get(&(id.to_owned(), digest.to_owned())).copied()
+    }
+}
+
+/// An open index and what its settings add.
+struct Exact {
     index: ExactIndex,
     lexical: Option<Bm25>,
-    embedder: Option<Arc<dyn Embedder>>,
     retrieval: Retrieval,
-    info: IndexInfo,
+    /// Whether each chunk passes the filters; `None` where there are none.
+    passes: Option<Vec<bool>>,
 }
 
-impl Retriever for ExactRetriever {
-    fn retrieve(&self, query: &str, top_k: usize) -> Result<Vec<Passage>, BackendError> {
-        if query.trim().is_empty() {
-            return Err(BackendError::rejected("retrieval", "the question is empty"));
-        }
-        let limit = candidates(top_k);
-        let dense = match &self.embedder {
-            Some(embedder) => self.index.search(&embed_query(embedder.as_ref(), query)?, limit),
+impl Exact {
+    fn new(index: ExactIndex, job: &IndexJob) -> Result<Self, BackendError> {
+        let settings = &job.settings;
+        let lexical = match settings.retriever {
+            Retrieval::Dense {} => None,
+            Retrieval::Bm25 { .. } | Retrieval::Hybrid { .. } | Retrieval::Rrf { .. } => {
+                let text = |at| index.chunk(at).map(|chunk| chunk.contextual());
+                let parameters = bm25_parameters(&settings.retriever);
+                let read = Bm25::read(index.n_chunks(), text, parameters, settings.terms);
+                Some(read.map_err(fatal)?)
+            }
+        };
+        let passes = if settings.filter.is_empty() {
+            None
+        } else {
+            let passes = |at| index.chunk(at).map(|chunk| chunk.passes(&settings.filter));
+            let all: std::io::Result<Vec<bool>> =
+                (0..index.n_chunks() as u32).into_par_iter().map(passes).collect();
+            Some(all.map_err(fatal)?)
+        };
+        Ok(Self { index, lexical, retrieval: settings.retriever.clone(), passes })
+    }
+}
+
+impl Searcher for Exact {
+    fn search(
+        &self,
+        question: &Question<'_>,
+        limit: usize,
+    ) -> Result<Vec<(u32, f64)>, BackendError> {
+        let keep = |at: u32| self.passes.as_ref().is_none_or(|passes| passes[at as usize]);
+        let dense = match &question.vector {
+            Some(vector) => self.index.search_in(vector, limit, &keep),
             None => Vec::new(),
         };
-        let lexical = self.lexical.as_ref().map_or_else(Vec::new, |bm25| bm25.search(query, limit));
-        let found = fuse(&self.retrieval, &dense, &lexical);
-        let passage = |(chunk, score): (u32, f64)| {
-            self.index.chunk(chunk).map(|chunk| chunk.into_passage(score)).map_err(fatal)
-        };
-        found.into_iter().take(top_k).map(passage).collect()
+        let lexical = self
+            .lexical
+            .as_ref()
+            .map_or_else(Vec::new, |bm25| bm25.search_in(question.text, limit, &keep));
+        Ok(fuse(&self.retrieval, &dense, &lexical))
     }
 
-    fn info(&self) -> IndexInfo {
-        self.info.clone()
+    fn chunks(&self, positions: &[u32]) -> Result<Vec<Chunk>, BackendError> {
+        positions.iter().map(|at| self.index.chunk(*at).map_err(fatal)).collect()
+    }
+
+    fn vectors(&self, positions: &[u32]) -> Result<Vec<Vec<f32>>, BackendError> {
+        Ok(positions.iter().map(|at| self.index.vector(*at).to_vec()).collect())
     }
 }

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use bench_core::backend::{BackendError, Embedder};
 use bench_core::dataset::Document;
-use bench_core::retrieval::{Analysis, Chunk};
-use bench_core::spec::Rag;
+use bench_core::retrieval::{Analysis, Cut};
+use bench_core::spec::{Rag, Terms};
 use rust_stemmers::{Algorithm, Stemmer};
 
 /// English text analysis.
@@ -14,30 +14,35 @@ pub struct English;
 
 impl Analysis for English {
     fn id(&self) -> &'static str {
-        "english-1"
+        "english-2"
     }
 
     fn chunks(
         &self,
-        documents: &[Document],
+        documents: &[&Document],
         settings: &Rag,
         embedder: Option<&dyn Embedder>,
-    ) -> Result<Vec<Chunk>, BackendError> {
+    ) -> Result<Cut, BackendError> {
         crate::chunk::cut(documents, settings, embedder)
     }
 
-    fn terms(&self, text: &str) -> Vec<String> {
-        Reader::default().terms(text)
+    fn terms(&self, text: &str, how: Terms) -> Vec<String> {
+        Reader::new(how).terms(text)
     }
 }
 
 /// Reads many texts, remembering the stem of each word it has met.
 #[derive(Default)]
 pub(crate) struct Reader {
+    how: Terms,
     stems: HashMap<String, Option<String>>,
 }
 
 impl Reader {
+    pub(crate) fn new(how: Terms) -> Self {
+        Self { how, stems: HashMap::new() }
+    }
+
     pub(crate) fn terms(&mut self, text: &str) -> Vec<String> {
         let text = text.to_lowercase().replace('\u{2019}', "'");
         text.split(|c: char| !c.is_alphanumeric() && c != '\'')
@@ -51,8 +56,13 @@ impl Reader {
         if let Some(known) = self.stems.get(word) {
             return known.clone();
         }
-        let stem = (STOP_WORDS.binary_search(&word).is_err())
-            .then(|| Stemmer::create(Algorithm::English).stem(word).into_owned());
+        let kept = !self.how.stop_words || STOP_WORDS.binary_search(&word).is_err();
+        let stem = kept.then(|| {
+            if !self.how.stem {
+                return word.to_owned();
+            }
+            Stemmer::create(Algorithm::English).stem(word).into_owned()
+        });
         self.stems.insert(word.to_owned(), stem.clone());
         stem
     }
@@ -78,7 +88,14 @@ mod tests {
 
     #[track_caller]
     fn check(text: &str, expect: &[&str]) {
-        assert_eq!(English.terms(text), expect);
+        assert_eq!(English.terms(text, Terms::default()), expect);
+    }
+
+    #[test]
+    fn stems_and_stop_words_are_settings() {
+        let terms = |stem, stop_words| English.terms("The dogs", Terms { stem, stop_words });
+        assert_eq!(terms(false, true), ["dogs"]);
+        assert_eq!(terms(true, false), ["the", "dog"]);
     }
 
     #[test]

@@ -29,15 +29,17 @@ fn documents() -> Vec<Document> {
         id: (*id).into(),
         title: (*title).into(),
         text: (*text).into(),
+        ..Document::default()
     };
     CORPUS.iter().map(document).collect()
 }
 
 fn job(folder: &Path, retriever: Retrieval) -> IndexJob {
     IndexJob {
-        documents: documents(),
+        documents: Arc::new(documents()),
         settings: Rag { retriever, chunk_size: 12, ..Rag::default() },
         embedder: Some(Arc::new(HashingEmbedder::new(256))),
+        reranker: None,
         folder: folder.to_owned(),
     }
 }
@@ -100,7 +102,7 @@ fn an_index_is_opened_again_and_rebuilt_when_anything_it_depends_on_changes() {
     assert_eq!(build(&asked_otherwise).unwrap().info().digest, built.digest);
 
     let changes: [fn(&mut IndexJob); 4] = [
-        |job| job.documents[0].text.push('!'),
+        |job| Arc::make_mut(&mut job.documents)[0].text.push('!'),
         |job| job.settings.chunk_size = 11,
         |job| job.settings.retriever = Retrieval::Bm25 { k1: 0.9, b: 0.4 },
         |job| job.embedder = Some(Arc::new(HashingEmbedder::new(128))),
@@ -170,12 +172,73 @@ fn a_changed_document_embeds_only_itself() {
     job.embedder =
         Some(Arc::new(CachedEmbedder::new(Arc::new(HashingEmbedder::new(256)), cache.path())));
     build(&job).unwrap();
-    job.documents[2].text = "The old mill burnt down.".into();
+    Arc::make_mut(&mut job.documents)[2].text = "The old mill burnt down.".into();
     let only = Arc::new(Only(HashingEmbedder::new(256)));
     job.embedder = Some(Arc::new(CachedEmbedder::new(only, cache.path())));
     let mut last = (0, 0);
     ExactIndexer.index(&job, &mut |done, total| last = (done, total)).unwrap();
     assert!(last.0 == last.1 && last.1 > 4, "{last:?}");
+}
+
+#[test]
+fn a_build_takes_over_what_did_not_change_and_forgets_what_is_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut job = job(folder.path(), Retrieval::Hybrid { dense_weight: 0.5 });
+    assert_eq!(build(&job).unwrap().info().documents_new, 4);
+    let documents = Arc::make_mut(&mut job.documents);
+    documents[1].text = "The ferry over the Tarn carries goats.".into();
+    documents.remove(0);
+    documents.push(Document {
+        id: "well".into(),
+        text: "The well is deep.".into(),
+        ..Document::default()
+    });
+    let changed = build(&job).unwrap();
+    assert_eq!((changed.info().documents_new, changed.info().documents), (2, 4));
+    assert_eq!(build(&job).unwrap().info().documents_new, 0);
+
+    // The same as if it had been built from nothing.
+    let fresh_folder = tempfile::tempdir().unwrap();
+    let fresh = IndexJob { folder: fresh_folder.path().into(), ..job.clone() };
+    let fresh = build(&fresh).unwrap();
+    for question in ["harbour master of Velm", "goats on the ferry", "a deep well", "lanterns"] {
+        let found = changed.retrieve(question, 10).unwrap();
+        assert_eq!(found, fresh.retrieve(question, 10).unwrap());
+        assert!(found.iter().all(|passage| passage.document != "harbour"));
+    }
+    // Another cut takes nothing over.
+    job.settings.chunk_size = 6;
+    assert_eq!(build(&job).unwrap().info().documents_new, 4);
+}
+
+#[test]
+fn documents_beyond_the_window_are_counted() {
+    struct Narrow(HashingEmbedder);
+    impl Embedder for Narrow {
+        fn id(&self) -> &'static str {
+            "narrow"
+        }
+        fn dimension(&self) -> usize {
+            self.0.dimension()
+        }
+        fn window(&self) -> usize {
+            12
+        }
+        fn count_tokens(&self, text: &str) -> usize {
+            self.0.count_tokens(text)
+        }
+        fn embed(&self, purpose: Purpose, texts: &[String]) -> Result<Vec<Vec<f32>>, BackendError> {
+            assert!(texts.iter().all(|text| self.count_tokens(text) <= 12), "{texts:?}");
+            self.0.embed(purpose, texts)
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut job = job(folder.path(), Retrieval::Dense {});
+    job.embedder = Some(Arc::new(Narrow(HashingEmbedder::new(16))));
+    job.settings.chunk_size = 0;
+    assert_eq!(build(&job).unwrap().info().cut_to_window, 2);
+    job.settings.chunk_size = 8;
+    assert_eq!(build(&job).unwrap().info().cut_to_window, 0);
 }
 
 #[test]

@@ -22,12 +22,13 @@ fn cached(folder: &Path) -> CachedEmbedder {
 }
 
 fn job(folder: &Path, round: usize) -> IndexJob {
-    let document = |(n, text)| Document { id: format!("d{n}"), title: String::new(), text };
+    let document = |(n, text)| Document { id: format!("d{n}"), text, ..Document::default() };
     IndexJob {
-        documents: texts(round).into_iter().enumerate().map(document).collect(),
+        documents: Arc::new(texts(round).into_iter().enumerate().map(document).collect()),
         settings: Rag { retriever: Retrieval::Dense {}, ..Rag::default() },
         embedder: Some(Arc::new(cached(folder))),
         folder: folder.join("index"),
+        reranker: None,
     }
 }
 

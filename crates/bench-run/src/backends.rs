@@ -4,11 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bench_core::backend::{
-    BackendError, Constraint, Embedder, Generator, Indexer, ModelFolder, Progress, Trainer,
+    BackendError, Constraint, Embedder, Generator, Indexer, ModelFolder, Progress, Reranker,
+    Trainer,
 };
 use bench_core::chat::Message;
 use bench_core::manifest::ModelEntry;
-use bench_core::spec::{EmbedderSource, IndexBackend, ModelSource, Scripted};
+use bench_core::spec::{EmbedderSource, IndexBackend, ModelSource, RerankerSource, Scripted};
 
 /// Makes models, trainers, embedders and indexes. Implemented by the `bench` program, and by
 /// [`crate::scripted::ScriptedBackends`] for tests.
@@ -50,6 +51,16 @@ pub trait Backends: Send + Sync {
         source: &EmbedderSource,
         progress: &dyn Progress,
     ) -> Result<Arc<dyn Embedder>, BackendError>;
+
+    /// The reranker. Those that have none refuse.
+    fn reranker(
+        &self,
+        source: &RerankerSource,
+        progress: &dyn Progress,
+    ) -> Result<Arc<dyn Reranker>, BackendError> {
+        let _ = progress;
+        Err(BackendError::fatal("reranker", format!("there is no reranker `{source:?}` here")))
+    }
 
     /// The index of that kind.
     fn indexer(&self, backend: &IndexBackend) -> Result<Arc<dyn Indexer>, BackendError>;

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use bench_core::backend::{Constraint, Request};
+use bench_core::backend::{Constraint, Corpus, CorpusName, CorpusReader, Request};
 use bench_core::dataset::{self, Document, Label, RowError, Sample, TrainRow};
 use bench_core::digest;
 use bench_core::label;
@@ -121,6 +121,19 @@ pub fn load(
     environment: &dyn Fn(&str) -> Option<String>,
     limit: Option<u32>,
 ) -> Result<Loaded, LoadError> {
+    load_with(path, environment, limit, &JsonLinesOnly)
+}
+
+/// As [`load`], with a reader of corpora in other formats than JSON Lines.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with(
+    path: &Path,
+    environment: &dyn Fn(&str) -> Option<String>,
+    limit: Option<u32>,
+    corpora: &dyn CorpusReader,
+) -> Result<Loaded, LoadError> {
     let shown = path.display().to_string();
     let text = fs_err::read_to_string(path)
         .map_err(|source| LoadError::Unreadable { path: shown.clone(), source })?;
@@ -131,6 +144,7 @@ pub fn load(
     let mut reader = Reader {
         source: &source,
         folder: &folder,
+        corpora,
         problems: Vec::new(),
         files: BTreeMap::new(),
         warnings: Vec::new(),
@@ -205,9 +219,22 @@ pub fn draw<T>(items: &[T], n: usize, seed: u64, id: impl Fn(usize, &T) -> Strin
 struct Reader<'a> {
     source: &'a Source,
     folder: &'a Path,
+    corpora: &'a dyn CorpusReader,
     problems: Vec<Problem>,
     files: BTreeMap<String, String>,
     warnings: Vec<String>,
+}
+
+/// The reader of a program that was given none.
+struct JsonLinesOnly;
+
+impl CorpusReader for JsonLinesOnly {
+    fn read(&self, names: &[CorpusName]) -> Result<Corpus, Vec<String>> {
+        let problem = |name: &CorpusName| {
+            format!("`{}`: only a single JSON Lines file can be read here", name.name)
+        };
+        Err(names.iter().map(problem).collect())
+    }
 }
 
 /// More than this many bad lines of one file say nothing new.
@@ -340,6 +367,50 @@ impl Reader<'_> {
         Some(labels)
     }
 
+    /// A corpus of several files or of other formats.
+    fn corpus(&mut self, path: &[&str], names: &[String], set: &str) -> Option<Vec<Document>> {
+        let rooted = |name: &String| {
+            // What stands before the first wildcard is there or not.
+            let fixed = name.split(['*', '?', '[']).next().unwrap_or_default();
+            let fixed = if fixed.len() < name.len() {
+                fixed.rsplit_once('/').map_or("", |(folder, _)| folder)
+            } else {
+                fixed
+            };
+            let beside = self.folder.join(fixed).exists();
+            let root = if beside { self.folder.to_owned() } else { PathBuf::new() };
+            CorpusName { root, name: name.clone() }
+        };
+        let names: Vec<CorpusName> = names.iter().map(rooted).collect();
+        match self.corpora.read(&names) {
+            Ok(corpus) => {
+                let shown: Vec<&str> = names.iter().map(|name| name.name.as_str()).collect();
+                self.files.insert(shown.join(", "), corpus.digest);
+                if !corpus.skipped.is_empty() {
+                    let each = |(file, reason): &(String, String)| format!("{file} ({reason})");
+                    let skipped: Vec<String> = corpus.skipped.iter().map(each).collect();
+                    self.warnings.push(format!(
+                        "set `{set}`: {} files of the corpus were skipped: {}",
+                        skipped.len(),
+                        skipped.join(", ")
+                    ));
+                }
+                Some(corpus.documents)
+            }
+            Err(problems) => {
+                let more = problems.len().saturating_sub(SHOWN_ROW_ERRORS);
+                let help = "a corpus is files, folders and patterns like `docs/**/*.md`";
+                for problem in problems.into_iter().take(SHOWN_ROW_ERRORS) {
+                    self.add(path, problem, help);
+                }
+                if more > 0 {
+                    self.add(path, format!("and {more} more problems of this corpus"), help);
+                }
+                None
+            }
+        }
+    }
+
     fn set(
         &mut self,
         index: usize,
@@ -350,8 +421,11 @@ impl Reader<'_> {
         let i = index.to_string();
         let at = |key| ["eval_sets", &i, key];
         let samples = self.rows(&at("path"), &set.path, dataset::samples);
-        let corpus =
-            set.corpus.as_ref().map(|name| self.rows(&at("corpus"), name, dataset::documents));
+        let corpus = match set.corpus.as_slice() {
+            [] => None,
+            [name] if rows_alone(name) => Some(self.rows(&at("corpus"), name, dataset::documents)),
+            names => Some(self.corpus(&at("corpus"), names, &set.name)),
+        };
         let train =
             set.train.as_ref().map(|name| self.rows(&at("train"), name, dataset::train_rows));
         let train_gold = match (&set.train, &train) {
@@ -369,7 +443,10 @@ impl Reader<'_> {
         let schema = schema.map(|value| self.text(&at("scorers"), &value));
         let samples = samples?;
         if let Some(Some(corpus)) = &corpus {
-            self.gold(&at("path"), set, &samples, corpus);
+            self.gold(&at("path"), &set.path, &samples, corpus);
+            if let (Some(name), Some(Some(dev))) = (&set.dev, &dev) {
+                self.gold(&at("dev"), name, dev, corpus);
+            }
         }
         for scorer in &set.scorers {
             for problem in score::check(scorer, &samples) {
@@ -420,7 +497,7 @@ impl Reader<'_> {
     }
 
     /// Every gold id must be a document.
-    fn gold(&mut self, path: &[&str], set: &EvalSet, samples: &[Sample], corpus: &[Document]) {
+    fn gold(&mut self, path: &[&str], file: &str, samples: &[Sample], corpus: &[Document]) {
         let ids: BTreeSet<&str> = corpus.iter().map(|document| document.id.as_str()).collect();
         let missing = samples
             .iter()
@@ -428,8 +505,8 @@ impl Reader<'_> {
             .filter(|(_, id)| !ids.contains(id.as_str()));
         for (sample, id) in missing.take(SHOWN_ROW_ERRORS) {
             let message = format!(
-                "{}: sample `{}` names gold document `{id}`, which the corpus lacks",
-                set.path, sample.id
+                "{file}: sample `{}` names gold document `{id}`, which the corpus lacks",
+                sample.id
             );
             self.add(path, message, "`context_ids` are ids of corpus documents");
         }
@@ -680,6 +757,11 @@ impl Reader<'_> {
             ));
         }
     }
+}
+
+/// True for the name of one JSON Lines file, whose bad lines are reported like those of other rows.
+fn rows_alone(name: &str) -> bool {
+    !name.contains(['*', '?', '[']) && Path::new(name).extension().is_some_and(|it| it == "jsonl")
 }
 
 fn first<const N: usize>(settings: [Option<&String>; N]) -> Option<&String> {

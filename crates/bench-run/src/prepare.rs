@@ -5,21 +5,22 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bench_core::backend::{
-    BackendError, Embedder, IndexJob, ModelFolder, Passage, ProbeRow, Progress, Retriever, Stage,
+    BackendError, Embedder, ModelFolder, Passage, ProbeRow, Progress, Retriever, Stage,
     TrainExample, TrainJob, TrainOutcome, Trainer,
 };
-use bench_core::dataset::{Document, TrainRow};
+use bench_core::dataset::TrainRow;
 use bench_core::digest;
 use bench_core::manifest::{IndexEntry, TrainingEntry, TuningEntry};
-use bench_core::spec::{ArmPlan, Finetune, IndexBackend, Mix, Objective, Raft, Rag};
+use bench_core::spec::{ArmPlan, Finetune, Mix, Objective, Raft, Rag};
 use regex::Regex;
 
 use crate::backends::{Backends, ResolvedModel};
 use crate::desk::Desk;
 use crate::load::{Loaded, LoadedSet, draw};
-use crate::prompt::{Fewshot, Layout, Passages, as_documents, asked, needs_embedder};
+use crate::prompt::{Fewshot, Layout, Passages, asked, needs_embedder};
 use crate::run::RunError;
 use crate::score::{self, Scorer};
+use crate::search;
 use crate::store::State;
 use crate::tune::{self, Tuner};
 
@@ -298,11 +299,7 @@ impl<'a> Preparer<'a> {
         rag: &Rag,
         desk: &mut Desk<'_>,
     ) -> Result<Passages, BackendError> {
-        let documents: Arc<Vec<Document>> = Arc::new(match (&set.corpus, &set.train) {
-            (Some(corpus), _) => corpus.clone(),
-            (None, Some(train)) => as_documents(train),
-            (None, None) => Vec::new(),
-        });
+        let documents = search::documents(set);
         let seed = self.loaded.experiment.run.seed;
         let trains = plan.finetune.as_ref().is_some_and(|finetune| finetune.raft.is_some());
         if !trains && !Passages::searches(rag) {
@@ -314,16 +311,11 @@ impl<'a> Preparer<'a> {
             });
         }
         let embedder = if rag.retriever.is_dense() { Some(self.embedder()?) } else { None };
-        let embedder_id = embedder.as_ref().map_or("none", |embedder| embedder.id()).to_owned();
-        let key = digest::of_json(&(
-            &set.spec.name,
-            documents.as_slice(),
-            &rag.retriever,
-            rag.chunk_size,
-            rag.chunk_overlap,
-            &rag.index,
-            &embedder_id,
-        ));
+        let folder = self.folder.join("index");
+        let name = &set.spec.name;
+        let search =
+            search::search(name, &documents, rag, embedder, &folder, self.backends, self.progress)?;
+        let key = search.key.clone();
         if let Some((retriever, entry)) = self.indexes.get(&key) {
             self.prepared.indexes[*entry].arms.push(plan.name.clone());
             return Ok(Passages {
@@ -333,22 +325,8 @@ impl<'a> Preparer<'a> {
                 seed,
             });
         }
-        let job = IndexJob {
-            documents: documents.as_ref().clone(),
-            settings: rag.clone(),
-            embedder,
-            folder: self.folder.join("index").join(digest::short(&key)),
-        };
-        let what = format!("{} ({} documents)", set.spec.name, documents.len());
-        let mut task = None;
-        let progress = self.progress;
         let started = std::time::Instant::now();
-        let indexer = self.backends.indexer(&rag.index)?;
-        let retriever = indexer.index(&job, &mut |done, total| {
-            let task = task.get_or_insert_with(|| progress.begin(Stage::Index, &what, total));
-            task.advance(done, "");
-        })?;
-        drop(task);
+        let retriever = search.open(self.backends, self.progress)?;
         add_seconds(&mut desk.store.state, "index", started.elapsed().as_secs_f64());
         let mut info = retriever.info();
         if info.seconds > 0.0 || !desk.store.state.indexes.contains_key(&key) {
@@ -359,9 +337,7 @@ impl<'a> Preparer<'a> {
         self.prepared.indexes.push(IndexEntry {
             arms: vec![plan.name.clone()],
             set: set.spec.name.clone(),
-            embedder: match &rag.index {
-                IndexBackend::Exact | IndexBackend::Qdrant { .. } => embedder_id,
-            },
+            embedder: search.embedder,
             info,
         });
         Ok(Passages { settings: rag.clone(), retriever, documents, seed })

@@ -3,21 +3,22 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bench_candle::CandleTrainer;
 use bench_core::backend::{
     BackendError, Constraint, Embedder, Generator, Indexer, Loader as _, ModelFolder, Progress,
-    Trainer,
+    Reranker, Trainer,
 };
 use bench_core::chat::Message;
 use bench_core::digest;
 use bench_core::manifest::ModelEntry;
-use bench_core::spec::{EmbedderSource, IndexBackend, ModelSource};
-use bench_fastembed::{OnnxEmbedder, Options};
+use bench_core::spec::{EmbedderSource, IndexBackend, ModelSource, RerankerSource};
+use bench_fastembed::{OnnxEmbedder, OnnxReranker, Options};
 use bench_mistralrs::{MistralLoader, PromptCounter};
 use bench_openai::EndpointGenerator;
-use bench_qdrant::QdrantIndexer;
-use bench_retrieval::{CachedEmbedder, English, ExactIndexer, HashingEmbedder};
+use bench_qdrant::{QdrantIndexer, QdrantServer};
+use bench_retrieval::{CachedEmbedder, English, ExactIndexer, HashingEmbedder, OverlapReranker};
 use bench_run::backends::{Counter, Place};
 use bench_run::scripted::{self, ScriptedTrainer};
 use bench_run::{Backends, ResolvedModel};
@@ -58,6 +59,14 @@ impl Real {
         let opened = Arc::new(PromptCounter::open(&folder.path)?);
         counters.insert(folder.digest.clone(), Arc::clone(&opened));
         Ok(opened)
+    }
+
+    /// ONNX Runtime: the library that the environment names, else the catalogue's.
+    fn runtime(&self, progress: &dyn Progress) -> Result<PathBuf, BackendError> {
+        match std::env::var_os("ORT_DYLIB_PATH") {
+            Some(path) => Ok(path.into()),
+            None => Ok(self.cache.pull("onnxruntime", progress)?.join("libonnxruntime.so")),
+        }
     }
 
     fn local(&self, id: String, folder: &Path) -> Result<ResolvedModel, BackendError> {
@@ -187,19 +196,18 @@ impl Backends for Real {
     ) -> Result<Arc<dyn Embedder>, BackendError> {
         let options = Options::default();
         let cache = self.cache.folder().join("embeddings");
-        let runtime = |progress: &dyn Progress| -> Result<PathBuf, BackendError> {
-            match std::env::var_os("ORT_DYLIB_PATH") {
-                Some(path) => Ok(path.into()),
-                None => Ok(self.cache.pull("onnxruntime", progress)?.join("libonnxruntime.so")),
-            }
-        };
         match source {
             EmbedderSource::Hashing => Ok(Arc::new(HashingEmbedder::new(256))),
             EmbedderSource::Path(path) => {
                 let folder = Path::new(path);
                 let (onnx, tokenizer) = (folder.join("model.onnx"), folder.join("tokenizer.json"));
-                let inner =
-                    OnnxEmbedder::open(&onnx, &tokenizer, &runtime(progress)?, &options, None)?;
+                let inner = OnnxEmbedder::open(
+                    &onnx,
+                    &tokenizer,
+                    &self.runtime(progress)?,
+                    &options,
+                    None,
+                )?;
                 Ok(Arc::new(CachedEmbedder::new(Arc::new(inner), &cache)))
             }
             EmbedderSource::Catalog(name) => {
@@ -208,7 +216,7 @@ impl Backends for Real {
                     BackendError::fatal("models", format!("the catalogue has no embedder `{name}`"))
                 })?;
                 let folder = self.cache.pull(name, progress)?;
-                let runtime: PathBuf = runtime(progress)?;
+                let runtime = self.runtime(progress)?;
                 // The pinned digests are the identity, so that a run whose texts are all in the
                 // cache opens no model.
                 let id = options.id(entry.files[0].sha256, entry.files[1].sha256);
@@ -235,9 +243,39 @@ impl Backends for Real {
     fn indexer(&self, backend: &IndexBackend) -> Result<Arc<dyn Indexer>, BackendError> {
         match backend {
             IndexBackend::Exact => Ok(Arc::new(ExactIndexer)),
-            IndexBackend::Qdrant { url, api_key_env, collection } => {
-                let key = key(api_key_env.as_ref())?;
-                Ok(Arc::new(QdrantIndexer::new(url, key, collection.clone(), Arc::new(English))))
+            IndexBackend::Qdrant {
+                url,
+                api_key_env,
+                collection,
+                shards,
+                replicas,
+                write_consistency,
+                timeout_seconds,
+            } => {
+                let server = QdrantServer {
+                    url: url.clone(),
+                    api_key: key(api_key_env.as_ref())?,
+                    collection: collection.clone(),
+                    shards: *shards,
+                    replicas: *replicas,
+                    write_consistency: *write_consistency,
+                    timeout: Duration::from_secs(*timeout_seconds),
+                };
+                Ok(Arc::new(QdrantIndexer::new(server, Arc::new(English))))
+            }
+        }
+    }
+
+    fn reranker(
+        &self,
+        source: &RerankerSource,
+        progress: &dyn Progress,
+    ) -> Result<Arc<dyn Reranker>, BackendError> {
+        match source {
+            RerankerSource::Overlap => Ok(Arc::new(OverlapReranker)),
+            RerankerSource::Path(path) => {
+                let runtime = self.runtime(progress)?;
+                Ok(Arc::new(OnnxReranker::open(Path::new(path), &runtime)?))
             }
         }
     }

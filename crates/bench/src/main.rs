@@ -5,6 +5,7 @@ mod catalog;
 mod compare;
 mod doctor;
 mod exit;
+mod index;
 mod init;
 mod judge;
 mod models;
@@ -12,6 +13,7 @@ mod output;
 mod plan;
 mod progress;
 mod status;
+mod sweep;
 mod view;
 
 use std::path::{Path, PathBuf};
@@ -111,6 +113,16 @@ enum Command {
         #[command(subcommand)]
         command: ModelsCommand,
     },
+    /// Indexes of an experiment's documents: build them, look at them, ask them.
+    Index {
+        #[command(subcommand)]
+        command: index::IndexCommand,
+    },
+    /// Measure retrieval alone, without generating anything.
+    Retrieve {
+        #[command(subcommand)]
+        command: RetrieveCommand,
+    },
     /// Print the JSON Schema of experiment files, for editors.
     Schema,
     /// Look at this machine: processor, memory, disk, accelerator, libraries, models, keys.
@@ -160,6 +172,22 @@ enum JudgeCommand {
         /// Seeds the drawing.
         #[arg(long, default_value_t = 0)]
         seed: u64,
+    },
+}
+
+#[derive(Subcommand)]
+enum RetrieveCommand {
+    /// Try the settings of `sweep` on the dev samples, choose the best there, compare it once with
+    /// the baseline on the eval samples, and write tables and the chosen YAML into the report folder.
+    Sweep {
+        /// The experiment file.
+        experiment: PathBuf,
+        /// Only this eval set; may be given several times.
+        #[arg(long = "set")]
+        sets: Vec<String>,
+        /// At most this many eval samples per set.
+        #[arg(long)]
+        limit: Option<u32>,
     },
 }
 
@@ -223,6 +251,15 @@ fn execute(command: Command) -> miette::Result<Exit> {
         }
         Command::View { reports, runs, listen } => view::serve(&reports, &runs, listen),
         Command::Models { command } => models(&command),
+        Command::Index { command } => {
+            let loaded = load(&command.which().experiment, None)?;
+            warn(&loaded);
+            let backends = Real::new(Cache::open());
+            index::run(&command, &loaded, &backends, progress::terminal().as_ref())
+        }
+        Command::Retrieve { command: RetrieveCommand::Sweep { experiment, sets, limit } } => {
+            retrieve_sweep(&experiment, &sets, limit)
+        }
         Command::Schema => {
             let text = serde_json::to_string_pretty(&spec::schema()).into_diagnostic()?;
             anstream::println!("{text}");
@@ -241,14 +278,43 @@ fn execute(command: Command) -> miette::Result<Exit> {
 
 fn load(experiment: &Path, limit: Option<u32>) -> miette::Result<Loaded> {
     let environment = |name: &str| std::env::var(name).ok();
-    Ok(bench_run::load(experiment, &environment, limit)?)
+    Ok(bench_run::load_with(experiment, &environment, limit, &bench_retrieval::Files)?)
+}
+
+fn warn(loaded: &Loaded) {
+    for warning in &loaded.warnings {
+        anstream::eprintln!("warning: {warning}");
+    }
+}
+
+fn retrieve_sweep(experiment: &Path, sets: &[String], limit: Option<u32>) -> miette::Result<Exit> {
+    let loaded = load(experiment, limit)?;
+    for set in sets {
+        if !loaded.sets.iter().any(|known| known.spec.name == *set) {
+            return Err(miette!("there is no eval set `{set}`"));
+        }
+    }
+    warn(&loaded);
+    let folder = PathBuf::from(&loaded.experiment.run.reports).join(&loaded.experiment.name);
+    output::writable(&folder)?;
+    let backends = Real::new(Cache::open());
+    match sweep::sweep(&loaded, sets, &backends, progress::terminal().as_ref()) {
+        Ok(swept) => {
+            sweep::write(&folder, &swept).into_diagnostic()?;
+            anstream::print!("{}\n{}", sweep::page(&swept), sweep::best_yaml(&swept));
+            anstream::println!("written to {}", folder.display());
+            Ok(Exit::Done)
+        }
+        Err(error) => {
+            anstream::eprintln!("{:?}", miette!("{}", error.chain()));
+            Ok(Exit::Backend)
+        }
+    }
 }
 
 fn check(experiment: &Path) -> miette::Result<Exit> {
     let loaded = load(experiment, None)?;
-    for warning in &loaded.warnings {
-        anstream::eprintln!("warning: {warning}");
-    }
+    warn(&loaded);
     let samples: usize = loaded.sets.iter().map(|set| set.samples.len()).sum();
     anstream::println!(
         "{}: {} eval sets, {samples} samples, {} arms; nothing is wrong",

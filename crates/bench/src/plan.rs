@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use bench_core::dataset::TrainRow;
-use bench_core::spec::{ArmPlan, ModelSource, Scorer};
+use bench_core::spec::{ArmPlan, ChunkBy, Chunking, ModelSource, Scorer};
 use bench_run::{Loaded, LoadedSet};
 use bench_stats::interval::Options;
 use bench_stats::power::{Spread, minimum_detectable_difference};
@@ -120,7 +120,10 @@ fn estimate(loaded: &Loaded, set: &LoadedSet, plan: &ArmPlan) -> Row {
         let documents = set.corpus.as_deref().unwrap_or_default();
         let whole =
             mean(documents.iter().map(|document| document.text.len()).sum(), documents.len());
-        let chunk = if rag.chunk_size == 0 { whole } else { whole.min(f64::from(rag.chunk_size)) };
+        let chunk = match rag.chunking() {
+            Chunking { by: ChunkBy::Document, .. } => whole,
+            Chunking { size, .. } => whole.min(f64::from(size)),
+        };
         f64::from(rag.top_k) * if documents.is_empty() { row } else { chunk }
     });
     let prompt = 40.0 + question + passages + f64::from(plan.prompt.num_fewshot) * (row + 20.0);

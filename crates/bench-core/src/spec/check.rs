@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use super::node::{Kind, Misfit, Node, Reader, Tree, did_you_mean, span};
 use super::problem::{Problem, Source, SpecError};
 use super::{
-    Arm, EvalSet, Experiment, IndexBackend, InitLoraWeights, Judge, JudgeMode, Mix, ModelSource,
-    Strategy,
+    Arm, ChunkBy, EvalSet, Expand, Experiment, IndexBackend, InitLoraWeights, Judge, JudgeMode,
+    Mix, ModelSource, Rag, Strategy,
 };
 
 mod prompting;
@@ -166,6 +166,7 @@ impl Sense<'_> {
         self.settings();
         self.break_even();
         self.gates();
+        self.sweep();
     }
 
     fn add(
@@ -329,26 +330,9 @@ impl Sense<'_> {
                     self.add(&at("top_k"), "`top_k` is 0", "retrieves nothing", "give at least 1");
                 }
                 self.retrieving(i, arm, rag);
-                if rag.chunk_size > 0 && rag.chunk_overlap >= rag.chunk_size {
-                    let message = format!(
-                        "chunks of {} tokens cannot overlap by {}",
-                        rag.chunk_size, rag.chunk_overlap
-                    );
-                    self.add(
-                        &at("chunk_overlap"),
-                        message,
-                        "too large",
-                        "give less than `chunk_size`",
-                    );
-                }
-                if let IndexBackend::Qdrant { url, .. } = &rag.index
-                    && !url.starts_with("http")
-                {
-                    let message = format!("`{url}` is not an address");
-                    self.add(&at("index"), message, "here", "for example `http://localhost:6334`");
-                }
+                self.retrieval(i, rag);
                 for set in self.sets_of(arm) {
-                    if set.corpus.is_none() && set.train.is_none() {
+                    if set.corpus.is_empty() && set.train.is_none() {
                         let message = format!(
                             "arm `{}` retrieves, but set `{}` has neither `corpus` nor `train`",
                             arm.name, set.name
@@ -456,6 +440,109 @@ impl Sense<'_> {
                 }
             }
             Strategy::Compose(parts) => self.composition(i, arm, parts, names),
+        }
+    }
+
+    fn sweep(&mut self) {
+        let Some(sweep) = &self.experiment.sweep else { return };
+        for (key, empty) in [
+            ("retriever", sweep.retriever.is_empty()),
+            ("chunk", sweep.chunk.is_empty()),
+            ("terms", sweep.terms.is_empty()),
+            ("top_k", sweep.top_k.is_empty() || sweep.top_k.contains(&0)),
+        ] {
+            if empty {
+                let message = format!("`sweep.{key}` leaves nothing to try");
+                self.add(&["sweep", key], message, "here", "give at least one value above 0");
+            }
+        }
+        if sweep.metric().is_none() {
+            let message = format!("`{}` is no retrieval metric", sweep.metric);
+            let help = "one of ndcg, recall, hit, mrr at a depth of 1 to 100: `ndcg@10`";
+            self.add(&["sweep", "metric"], message, "here", help);
+        }
+        for (position, chunk) in sweep.chunk.iter().enumerate() {
+            if chunk.by != ChunkBy::Document && chunk.overlap >= chunk.size {
+                let message =
+                    format!("chunks of {} tokens cannot overlap by {}", chunk.size, chunk.overlap);
+                let path = ["sweep", "chunk", &position.to_string()];
+                self.add(&path, message, "too large", "give less than `size`");
+            }
+        }
+    }
+
+    /// The settings of cutting and searching.
+    fn retrieval(&mut self, i: &str, rag: &Rag) {
+        let at = |key| ["arms", i, "strategy", "rag", key];
+        let (own, chunking) = (rag.chunk.is_some(), rag.chunking());
+        let key = if own { "chunk" } else { "chunk_overlap" };
+        if chunking.by != ChunkBy::Document {
+            if chunking.size == 0 {
+                let help = "give at least 1, or `by: document`";
+                self.add(&at(key), "chunks of 0 tokens hold nothing", "here", help);
+            } else if chunking.overlap >= chunking.size {
+                let message = format!(
+                    "chunks of {} tokens cannot overlap by {}",
+                    chunking.size, chunking.overlap
+                );
+                self.add(&at(key), message, "too large", "give less than the size of a chunk");
+            }
+        }
+        if own && (rag.chunk_size, rag.chunk_overlap) != (200, 0) {
+            let message = "`chunk` and `chunk_size` both say how documents are cut";
+            self.add(&at("chunk_size"), message, "the second", "keep `chunk`");
+        }
+        if let IndexBackend::Qdrant { url, shards, replicas, write_consistency, .. } = &rag.index {
+            if !url.starts_with("http") {
+                let message = format!("`{url}` is not an address");
+                self.add(&at("index"), message, "here", "for example `http://localhost:6334`");
+            }
+            for (key, number) in [
+                ("shards", shards),
+                ("replicas", replicas),
+                ("write_consistency", write_consistency),
+            ] {
+                if *number == Some(0) {
+                    let message = format!("`{key}` is 0");
+                    self.add(&at("index"), message, "here", "give at least 1, or leave it out");
+                }
+            }
+        }
+        for (position, filter) in rag.filter.iter().enumerate() {
+            let path = ["arms", i, "strategy", "rag", "filter", &position.to_string()];
+            if filter.is_empty() {
+                let help = "give one of: is, any, not, gt, gte, lt, lte";
+                self.add(&path, "a filter without a condition", "here", help);
+            }
+            let plain = |value: &serde_json::Value| {
+                value.is_string() || value.is_boolean() || value.is_i64() || value.is_u64()
+            };
+            if let Some(value) = filter.values().find(|value| !plain(value)) {
+                let message = format!("a filter cannot compare with `{value}`");
+                let help =
+                    "use a text, a whole number or a truth value; gt, gte, lt, lte for others";
+                self.add(&path, message, "here", help);
+            }
+        }
+        if let Some(mmr) = &rag.mmr {
+            if !(0.0..=1.0).contains(&mmr.lambda) || mmr.candidates == 0 {
+                let help = "`lambda` is 0 to 1, `candidates` at least 1";
+                self.add(&at("mmr"), "`mmr` is out of range", "here", help);
+            }
+            if !rag.retriever.is_dense() {
+                let help = "choose `dense`, `hybrid` or `rrf`";
+                self.add(&at("mmr"), "`mmr` compares vectors, and `bm25` has none", "here", help);
+            }
+        }
+        if rag.rerank.as_ref().is_some_and(|rerank| rerank.candidates == 0) {
+            self.add(&at("rerank"), "0 candidates are reranked", "here", "give at least 1");
+        }
+        if rag.min_score.is_some_and(f64::is_nan) {
+            self.add(&at("min_score"), "`min_score` is no number", "here", "for example 0.3");
+        }
+        if rag.expand == Expand::Neighbours(0) {
+            let help = "give at least 1, or `expand: none`";
+            self.add(&at("expand"), "0 neighbours are no expansion", "here", help);
         }
     }
 

@@ -66,6 +66,62 @@ fn a_good_file_is_read_with_its_defaults() {
 }
 
 #[test]
+fn a_corpus_is_one_name_or_several() {
+    let corpus = |to: &str| {
+        let text = GOOD.replacen("corpus: c.jsonl", to, 1);
+        read(&text).unwrap().eval_sets.remove(0).corpus
+    };
+    assert_eq!(corpus("corpus: docs/**/*.md"), ["docs/**/*.md"]);
+    assert_eq!(corpus("corpus: [docs/, more.pdf]"), ["docs/", "more.pdf"]);
+    assert!(corpus("corpus: null").is_empty());
+    let set = r#"{"name": "s", "path": "p", "corpus": "c.jsonl", "scorers": []}"#;
+    assert_eq!(serde_json::from_str::<EvalSet>(set).unwrap().corpus, ["c.jsonl"]);
+}
+
+#[test]
+fn retrieval_is_read_in_full() {
+    let rag = |to: &str| {
+        let text = GOOD.replacen("top_k: 2", to, 1);
+        resolve(&read(&text).unwrap())[2].rag.clone().unwrap()
+    };
+    assert_eq!(rag("top_k: 2").chunking(), Chunking::default());
+    assert_eq!(rag("chunk_size: 0").chunking().by, ChunkBy::Document);
+    let full = rag(
+        "chunk: { by: sentence, size: 90, overlap: 10 }, expand: { neighbours: 1 }, min_score: 0.2,
+        filter: [{ field: year, gte: 1900 }, { field: lang, any: [en, de] }], mmr: { lambda: 0.7 },
+        rerank: { model: overlap }, terms: { stem: false }",
+    );
+    assert_eq!(full.chunking(), Chunking { by: ChunkBy::Sentence, size: 90, overlap: 10 });
+    assert_eq!(full.expand, Expand::Neighbours(1));
+    assert_eq!(full.filter[1].any, ["en", "de"]);
+    assert_eq!(full.rerank.unwrap().candidates, 30);
+    assert!(full.terms.stop_words && !full.terms.stem);
+    assert_eq!(rag("expand: parent").expand, Expand::Parent);
+}
+
+#[test]
+fn retrieval_that_cannot_work_is_explained() {
+    let check = |to: &str, expect: &str| check_problem("top_k: 2", to, expect);
+    check(
+        "retriever: bm25, mmr: {}",
+        "9: `mmr` compares vectors, and `bm25` has none [choose `dense`, `hybrid` or `rrf`]",
+    );
+    check(
+        "chunk: { size: 10, overlap: 10 }",
+        "9: chunks of 10 tokens cannot overlap by 10 [give less than the size of a chunk]",
+    );
+    check(
+        "filter: [{ field: year }]",
+        "9: a filter without a condition [give one of: is, any, not, gt, gte, lt, lte]",
+    );
+    check(
+        "filter: [{ field: year, is: 1.5 }]",
+        "9: a filter cannot compare with `1.5` [use a text, a whole number or a truth value; gt, \
+         gte, lt, lte for others]",
+    );
+}
+
+#[test]
 fn a_resolved_experiment_reads_back_from_json() {
     let experiment = read(GOOD).unwrap();
     let json = serde_json::to_string(&experiment).unwrap();

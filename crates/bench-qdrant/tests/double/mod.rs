@@ -1,11 +1,13 @@
 //! A server that speaks Qdrant's published protocol on 127.0.0.1 and searches in memory: enough
 //! for our client, written from the protocol's description, not a replacement for a real server.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use qdrant_client::qdrant::collections_server::{Collections, CollectionsServer};
+use qdrant_client::qdrant::condition::ConditionOneOf;
+use qdrant_client::qdrant::r#match::MatchValue;
 use qdrant_client::qdrant::points_server::{Points, PointsServer};
 use qdrant_client::qdrant::vectors_config::Config;
 use qdrant_client::qdrant::{self as q, query, vector, vector_input, vectors};
@@ -23,6 +25,10 @@ pub(crate) struct Double {
 
 #[derive(Default)]
 struct Collection {
+    /// Shards, copies, copies that must have a write.
+    layout: [Option<u32>; 3],
+    /// Fields with an index; a filter on any other is refused, as in strict mode.
+    fields: BTreeSet<String>,
     dimensions: BTreeMap<String, u64>,
     with_idf: BTreeMap<String, bool>,
     points: BTreeMap<u64, Point>,
@@ -77,6 +83,11 @@ impl Double {
         self.lock()[name].points.len()
     }
 
+    /// Shards, copies, copies that must have a write, as they were asked for.
+    pub(crate) fn layout(&self, name: &str) -> [Option<u32>; 3] {
+        self.lock()[name].layout
+    }
+
     /// Makes a collection look like one of somebody else.
     pub(crate) fn forget_owner(&self, name: &str) {
         let mut collections = self.lock();
@@ -129,6 +140,12 @@ impl Collection {
 
     fn search(&self, request: &q::QueryPoints) -> Result<Vec<q::ScoredPoint>, Status> {
         let name = request.using();
+        if let Some(filter) = &request.filter {
+            self.check_fields(filter)?;
+        }
+        let passes = |point: &Point| {
+            request.filter.as_ref().is_none_or(|filter| passes(filter, &point.payload))
+        };
         let Some(query::Variant::Nearest(nearest)) =
             request.query.as_ref().and_then(|query| query.variant.as_ref())
         else {
@@ -139,7 +156,7 @@ impl Collection {
                 self.check(name, dense.data.len())?;
                 let query = unit(dense.data.clone());
                 let dot = |vector: &Vec<f32>| query.iter().zip(vector).map(|(a, b)| a * b).sum();
-                let points = self.points.iter();
+                let points = self.points.iter().filter(|(_, point)| passes(point));
                 points.filter_map(|(id, point)| Some((*id, dot(point.dense.get(name)?)))).collect()
             }
             Some(vector_input::Variant::Sparse(sparse)) => {
@@ -150,14 +167,16 @@ impl Collection {
                     let found = terms.iter().filter_map(|(i, x)| Some(stored.get(i)? * x));
                     Some(found.sum()).filter(|score| *score > 0.0)
                 };
-                let points = self.points.iter();
+                let points = self.points.iter().filter(|(_, point)| passes(point));
                 points.filter_map(|(id, point)| Some((*id, score(point)?))).collect()
             }
             _ => return Err(Status::unimplemented("this kind of query vector")),
         };
         scored.sort_by(|a, b| b.1.total_cmp(&a.1));
         scored.truncate(request.limit() as usize);
-        let with_payload = request.with_payload.is_some();
+        let enabled = q::with_payload_selector::SelectorOptions::Enable(true);
+        let selector = request.with_payload.as_ref().and_then(|s| s.selector_options.as_ref());
+        let with_payload = selector == Some(&enabled);
         let point = |(id, score): (u64, f32)| q::ScoredPoint {
             id: Some(id.into()),
             payload: if with_payload { self.points[&id].payload.clone() } else { HashMap::new() },
@@ -165,6 +184,21 @@ impl Collection {
             ..q::ScoredPoint::default()
         };
         Ok(scored.into_iter().map(point).collect())
+    }
+
+    fn check_fields(&self, filter: &q::Filter) -> Result<(), Status> {
+        let conditions = filter.must.iter().chain(&filter.should).chain(&filter.must_not);
+        for condition in conditions {
+            match condition.condition_one_of.as_ref() {
+                Some(ConditionOneOf::Field(field)) if !self.fields.contains(&field.key) => {
+                    let message = format!("Index required but not found for \"{}\"", field.key);
+                    return Err(Status::invalid_argument(message));
+                }
+                Some(ConditionOneOf::Filter(inner)) => self.check_fields(inner)?,
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Qdrant's `idf` modifier: ln((N - n + 0.5) / (n + 0.5) + 1).
@@ -190,6 +224,58 @@ impl Collection {
     }
 }
 
+/// A filter as the protocol describes it: all of `must`, one of `should`, none of `must_not`.
+fn passes(filter: &q::Filter, payload: &HashMap<String, q::Value>) -> bool {
+    let holds = |condition: &q::Condition| match condition.condition_one_of.as_ref() {
+        Some(ConditionOneOf::Field(field)) => {
+            values(payload, &field.key).iter().any(|value| matches(field, value))
+        }
+        Some(ConditionOneOf::Filter(inner)) => passes(inner, payload),
+        other => panic!("not written for this double: {other:?}"),
+    };
+    filter.must.iter().all(holds)
+        && (filter.should.is_empty() || filter.should.iter().any(holds))
+        && !filter.must_not.iter().any(holds)
+}
+
+/// The values at a path such as `meta.year`; a list is its elements.
+fn values(payload: &HashMap<String, q::Value>, path: &str) -> Vec<q::Value> {
+    let (first, rest) = path.split_once('.').map_or((path, None), |(a, b)| (a, Some(b)));
+    let Some(value) = payload.get(first.trim_matches('"')) else { return Vec::new() };
+    match (rest, value.kind.as_ref()) {
+        (Some(rest), Some(q::value::Kind::StructValue(inner))) => values(&inner.fields, rest),
+        (Some(_), _) => Vec::new(),
+        (None, Some(q::value::Kind::ListValue(list))) => list.values.clone(),
+        (None, _) => vec![value.clone()],
+    }
+}
+
+fn matches(field: &q::FieldCondition, value: &q::Value) -> bool {
+    use q::value::Kind;
+    let wanted = field.r#match.as_ref().and_then(|wanted| wanted.match_value.as_ref());
+    let same = match (wanted, value.kind.as_ref()) {
+        (None, _) => true,
+        (Some(MatchValue::Keyword(a)), Some(Kind::StringValue(b))) => a == b,
+        (Some(MatchValue::Integer(a)), Some(Kind::IntegerValue(b))) => a == b,
+        (Some(MatchValue::Boolean(a)), Some(Kind::BoolValue(b))) => a == b,
+        _ => false,
+    };
+    let number = match value.kind.as_ref() {
+        Some(Kind::IntegerValue(number)) => Some(*number as f64),
+        Some(Kind::DoubleValue(number)) => Some(*number),
+        _ => None,
+    };
+    let inside = field.range.as_ref().is_none_or(|range| {
+        number.is_some_and(|x| {
+            range.gt.is_none_or(|bound| x > bound)
+                && range.gte.is_none_or(|bound| x >= bound)
+                && range.lt.is_none_or(|bound| x < bound)
+                && range.lte.is_none_or(|bound| x <= bound)
+        })
+    });
+    same && inside
+}
+
 fn unit(mut vector: Vec<f32>) -> Vec<f32> {
     bench_core::retrieval::normalise(&mut vector);
     vector
@@ -200,6 +286,18 @@ fn number(id: Option<&q::PointId>) -> Result<u64, Status> {
         Some(q::point_id::PointIdOptions::Num(number)) => Ok(*number),
         _ => Err(Status::unimplemented("only numbers as ids")),
     }
+}
+
+/// The dense vectors of a point as a server returns them.
+fn dense_output(point: &Point) -> q::VectorsOutput {
+    let output = |(name, data): (&String, &Vec<f32>)| {
+        let dense = q::DenseVector { data: data.clone() };
+        let vector = Some(q::vector_output::Vector::Dense(dense));
+        (name.clone(), q::VectorOutput { vector, ..q::VectorOutput::default() })
+    };
+    let vectors = point.dense.iter().map(output).collect();
+    let named = q::NamedVectorsOutput { vectors };
+    q::VectorsOutput { vectors_options: Some(q::vectors_output::VectorsOptions::Vectors(named)) }
 }
 
 /// Implements a service: the calls that are given, and a refusal of all others.
@@ -225,7 +323,12 @@ service! {
             request: Request<q::CreateCollection>,
         ) -> Result<Response<q::CollectionOperationResponse>, Status> {
             let request = request.into_inner();
-            let mut collection = Collection::default();
+            let layout = [
+                request.shard_number,
+                request.replication_factor,
+                request.write_consistency_factor,
+            ];
+            let mut collection = Collection { layout, ..Collection::default() };
             if let Some(Config::ParamsMap(named)) = request.vectors_config.and_then(|c| c.config) {
                 let sizes = named.map.into_iter().map(|(name, params)| (name, params.size));
                 collection.dimensions = sizes.collect();
@@ -302,10 +405,11 @@ service! {
                 let ids: Vec<u64> =
                     request.ids.iter().map(|id| number(Some(id))).collect::<Result<_, _>>()?;
                 let point = |id: &u64| {
-                    let payload = collection.points.get(id)?.payload.clone();
+                    let point = collection.points.get(id)?;
                     Some(q::RetrievedPoint {
                         id: Some((*id).into()),
-                        payload,
+                        payload: point.payload.clone(),
+                        vectors: request.with_vectors.is_some().then(|| dense_output(point)),
                         ..q::RetrievedPoint::default()
                     })
                 };
@@ -322,6 +426,18 @@ service! {
             let count = self.with(&name, |collection| Ok(collection.points.len() as u64))?;
             let result = Some(q::CountResult { count });
             Ok(Response::new(q::CountResponse { result, ..q::CountResponse::default() }))
+        }
+
+        async fn create_field_index(
+            &self,
+            request: Request<q::CreateFieldIndexCollection>,
+        ) -> Result<Response<q::PointsOperationResponse>, Status> {
+            let request = request.into_inner();
+            self.with(&request.collection_name, |collection| {
+                collection.fields.insert(request.field_name);
+                Ok(())
+            })?;
+            Ok(Response::new(q::PointsOperationResponse::default()))
         }
 
         async fn query_batch(
@@ -344,7 +460,6 @@ service! {
         overwrite_payload(SetPayloadPoints) -> PointsOperationResponse;
         delete_payload(DeletePayloadPoints) -> PointsOperationResponse;
         clear_payload(ClearPayloadPoints) -> PointsOperationResponse;
-        create_field_index(CreateFieldIndexCollection) -> PointsOperationResponse;
         delete_field_index(DeleteFieldIndexCollection) -> PointsOperationResponse;
         create_vector_name(CreateVectorNameRequest) -> PointsOperationResponse;
         delete_vector_name(DeleteVectorNameRequest) -> PointsOperationResponse;

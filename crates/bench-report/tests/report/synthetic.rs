@@ -327,6 +327,8 @@ fn manifest(experiment: Experiment, arms: &[Arm]) -> Manifest {
                 chunks: 96,
                 dimension: 384,
                 seconds: 2.5,
+                documents_new: 80,
+                cut_to_window: 0,
             },
         }],
         parity: if tuned.is_empty() {

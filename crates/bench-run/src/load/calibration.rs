@@ -8,7 +8,7 @@ use bench_core::digest;
 use bench_core::spec::{Calibration, JudgeMode, parse_calibration};
 use serde_json::Value;
 
-use super::{LoadError, Reader, SHOWN_ROW_ERRORS, draw};
+use super::{JsonLinesOnly, LoadError, Reader, SHOWN_ROW_ERRORS, draw};
 use crate::score::RubricJudge;
 
 /// A calibration with all its data in memory.
@@ -58,6 +58,7 @@ pub fn load_calibration(
     let mut reader = Reader {
         source: &source,
         folder: path.parent().unwrap_or(Path::new("")),
+        corpora: &JsonLinesOnly,
         problems: Vec::new(),
         files: BTreeMap::new(),
         warnings: Vec::new(),
