@@ -31,6 +31,7 @@ fn judges_are_measured_and_the_card_says_what_they_are_worth() {
     assert_eq!(ran.code, Some(0), "{ran:#?}");
     for words in [
         "Can they tell rivers?",
+        "A scripted backend judged: these figures are not a measurement.",
         "**fair** agrees with people on 100 %",
         "**kind** agrees with people on 50 %",
         "it tells nothing apart",

@@ -41,6 +41,7 @@ pub fn calibrate(
     let runtime = Runtime::new().map_err(|error| BackendError::fatal("tokio", error))?;
     let mut works = Vec::new();
     let mut missing = 0;
+    stop.will_end(true);
     for (name, model) in &models {
         let mut bench = Bench { loaded, name, model, options, progress, stop, store: &mut store };
         bench.ask(backends, &runtime)?;
@@ -48,6 +49,7 @@ pub fn calibrate(
         missing += without;
         works.push(work);
     }
+    stop.will_end(false);
     if works.len() > 1 {
         works.push(together(judge, &works));
     }

@@ -66,6 +66,11 @@ impl Stop {
         self.answering.load(Ordering::SeqCst)
     }
 
+    /// Says whether the run is at a stage that ends by itself soon when it is asked to.
+    pub(crate) fn will_end(&self, soon: bool) {
+        self.answering.store(soon, Ordering::SeqCst);
+    }
+
     pub(crate) fn is_requested(&self) -> bool {
         self.requested.load(Ordering::SeqCst)
     }
@@ -157,12 +162,12 @@ pub fn run(
     let prepared = preparer.prepare(&chosen, &mut desk)?;
     desk.store.save_state()?;
     let mut run = Runner { loaded, backends, options, progress, stop, desk, prepared: &prepared };
-    stop.answering.store(true, Ordering::SeqCst);
+    stop.will_end(true);
     let asked = match (&experiment.run.stop, options.settled) {
         (Some(when), Some(settled)) => run.rounds(when.first as usize, settled)?,
         _ => run.all()?,
     };
-    stop.answering.store(false, Ordering::SeqCst);
+    stop.will_end(false);
     run.finish(asked)
 }
 

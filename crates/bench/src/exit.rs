@@ -44,8 +44,8 @@ impl From<Exit> for ExitCode {
 
 /// The first Ctrl-C lets trials in flight finish; a second one, or one while training or indexing
 /// (which go on from disk), ends the process.
-pub(crate) fn on_interrupt(stop: Stop, experiment: &Path) {
-    let again = format!("go on with: bench run {}", experiment.display());
+pub(crate) fn on_interrupt(stop: Stop, command: &str, file: &Path) {
+    let again = format!("go on with: {command} {}", file.display());
     std::thread::spawn(move || {
         let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
             return;

@@ -52,7 +52,7 @@ pub(crate) fn calibrate(arguments: &CalibrateArguments) -> miette::Result<Exit> 
         ..Options::default()
     };
     let stop = Stop::default();
-    exit::on_interrupt(stop.clone(), &arguments.path);
+    exit::on_interrupt(stop.clone(), "bench judge calibrate", &arguments.path);
     let progress = progress::terminal();
     let backends = Real::new(Cache::open());
     let measured =

@@ -356,7 +356,7 @@ fn run(arguments: &RunArguments, score_only: bool) -> miette::Result<Exit> {
         anstream::eprintln!("warning: {warning}");
     }
     let stop = Stop::default();
-    exit::on_interrupt(stop.clone(), &arguments.experiment);
+    exit::on_interrupt(stop.clone(), "bench run", &arguments.experiment);
     let runs = PathBuf::from(&experiment.run.runs).join(&experiment.name);
     let progress = status::Watched::new(progress::terminal(), &runs);
     let backends = Real::new(Cache::open());

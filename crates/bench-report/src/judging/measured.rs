@@ -90,6 +90,9 @@ fn page(measured: &Measured, cards: &[Card]) -> String {
     if !calibration.description.is_empty() {
         writeln!(text, "{}\n", markdown(&calibration.description)).ok();
     }
+    if measured.models.values().any(|model| model.backend == "scripted") {
+        text.push_str("> A scripted backend judged: these figures are not a measurement.\n\n");
+    }
     for (card, work) in cards.iter().zip(&measured.judges) {
         writeln!(text, "- {}", sentence(card, work)).ok();
     }
