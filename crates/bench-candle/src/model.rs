@@ -1,4 +1,4 @@
-//! The frozen decoder: Llama, Mistral, Qwen2 and Qwen3, told apart by configuration and tensors.
+//! The frozen decoder: Llama, Mistral, Qwen2, Qwen3 and Gemma 3, told apart by configuration and tensors.
 
 mod config;
 mod slot;
@@ -89,8 +89,10 @@ impl Linear {
 pub(crate) struct Layer {
     pub(crate) attention_norm: Weight,
     pub(crate) mlp_norm: Weight,
-    /// Qwen3 normalises each head of query and key.
+    /// Qwen3 and Gemma 3 normalise each head of query and key.
     pub(crate) head_norms: Option<[Weight; 2]>,
+    /// Gemma 3 normalises what attention and MLP give.
+    pub(crate) post_norms: Option<[Weight; 2]>,
     linear: Vec<Linear>,
 }
 
@@ -120,6 +122,7 @@ impl Model {
         let layers = layers.collect::<Result<Vec<_>, _>>()?;
         let embedding = weights.take("model.embed_tokens.weight", &[config.vocabulary, hidden])?;
         let norm = weights.take("model.norm.weight", &[hidden])?;
+        let norm = if config.gemma { norm.lifted() } else { norm };
         // A file may carry the tied head as well; it is the embedding then.
         let head = if config.tied && !weights.has("lm_head.weight") {
             None
@@ -186,16 +189,23 @@ impl Model {
             }
             let mut norm = |name: &str, weight: &'a Weight| {
                 let name = format!("model.layers.{index}.{name}.weight");
-                tensors.push((name, vec![weight.len()], weight));
+                tensors.push((name, vec![weight.len()], weight.stored()));
             };
             norm("input_layernorm", &layer.attention_norm);
-            norm("post_attention_layernorm", &layer.mlp_norm);
+            match &layer.post_norms {
+                None => norm("post_attention_layernorm", &layer.mlp_norm),
+                Some([attention, mlp]) => {
+                    norm("post_attention_layernorm", attention);
+                    norm("pre_feedforward_layernorm", &layer.mlp_norm);
+                    norm("post_feedforward_layernorm", mlp);
+                }
+            }
             if let Some([q, k]) = &layer.head_norms {
                 norm("self_attn.q_norm", q);
                 norm("self_attn.k_norm", k);
             }
         }
-        tensors.push(("model.norm.weight".into(), vec![config.hidden], &self.norm));
+        tensors.push(("model.norm.weight".into(), vec![config.hidden], self.norm.stored()));
         tensors.extend(
             self.head.iter().map(|head| ("lm_head.weight".to_owned(), table.clone(), head)),
         );
@@ -216,17 +226,27 @@ fn layer(config: &Config, index: usize, weights: &mut Weights) -> Result<Layer, 
         })
     });
     let linear = linear.into_iter().collect::<Result<Vec<_>, TrainError>>()?;
-    let mut norm =
-        |name: &str, size: usize| weights.take(&format!("{prefix}.{name}.weight"), &[size]);
+    let mut norm = |name: &str, size: usize| {
+        let weight = weights.take(&format!("{prefix}.{name}.weight"), &[size])?;
+        Ok::<_, TrainError>(if config.gemma { weight.lifted() } else { weight })
+    };
+    let before_mlp =
+        if config.gemma { "pre_feedforward_layernorm" } else { "post_attention_layernorm" };
     Ok(Layer {
         attention_norm: norm("input_layernorm", config.hidden)?,
-        mlp_norm: norm("post_attention_layernorm", config.hidden)?,
-        head_norms: match config.model_type.as_str() {
-            "qwen3" => Some([
-                norm("self_attn.q_norm", config.head)?,
-                norm("self_attn.k_norm", config.head)?,
-            ]),
-            _ => None,
+        mlp_norm: norm(before_mlp, config.hidden)?,
+        head_norms: if config.gemma || config.model_type == "qwen3" {
+            Some([norm("self_attn.q_norm", config.head)?, norm("self_attn.k_norm", config.head)?])
+        } else {
+            None
+        },
+        post_norms: if config.gemma {
+            Some([
+                norm("post_attention_layernorm", config.hidden)?,
+                norm("post_feedforward_layernorm", config.hidden)?,
+            ])
+        } else {
+            None
         },
         linear,
     })

@@ -80,6 +80,8 @@ pub(crate) enum Weigh<'a> {
 pub(crate) struct Engine<'a> {
     model: &'a Model,
     rotations: Rotations,
+    /// Of layers whose attention is windowed, where theirs differ.
+    local_rotations: Option<Rotations>,
     inputs: Vec<Vec<f32>>,
     activations: Vec<Activations>,
     buffers: Buffers,
@@ -104,8 +106,12 @@ struct Activations {
     qkv: Vec<f32>,
     log_sums: Vec<f32>,
     attended: Vec<f32>,
+    /// What attention gives before it is normalised, where it is.
+    attention_output: Vec<f32>,
     middle: Vec<f32>,
     gate_up: Vec<f32>,
+    /// What the MLP gives before it is normalised, where it is.
+    mlp_output: Vec<f32>,
     /// For each group.
     groups: [GroupActivations; 4],
 }
@@ -124,6 +130,7 @@ struct GroupActivations {
 struct Buffers {
     a: Vec<f32>,
     b: Vec<f32>,
+    c: Vec<f32>,
     wide: Vec<f32>,
     wider: Vec<f32>,
     scratch: Scratch,
@@ -143,12 +150,20 @@ struct Scratch {
     scaled: Vec<f32>,
 }
 
+/// Numbers that a thread copies at a time.
+const PIECE: usize = 1 << 16;
+
 impl<'a> Engine<'a> {
     /// For rows of at most `positions` tokens.
     pub(crate) fn new(model: &'a Model, positions: usize) -> Self {
         Self {
             model,
             rotations: Rotations::new(&model.config.frequencies, positions),
+            local_rotations: model
+                .config
+                .local_frequencies
+                .as_ref()
+                .map(|frequencies| Rotations::new(frequencies, positions)),
             inputs: Vec::new(),
             activations: Vec::new(),
             buffers: Buffers::default(),
@@ -168,7 +183,7 @@ impl<'a> Engine<'a> {
         self.activations.resize_with(self.activations.len().max(1), Activations::default);
         let mut output = Vec::new();
         for layer in 0..self.model.layers.len() {
-            self.forward(layer, batch, adapter, &hidden, 0, &mut output);
+            self.forward(layer, batch, adapter, &hidden, 0, Some(&mut output));
             std::mem::swap(&mut hidden, &mut output);
         }
         let (mut rows, _) = self.last_rows(batch, adapter, &hidden);
@@ -216,17 +231,19 @@ impl<'a> Engine<'a> {
         for layer in 0..n_layers {
             std::mem::swap(&mut hidden, &mut self.inputs[layer]);
             let input = std::mem::take(&mut self.inputs[layer]);
-            self.forward(layer, batch, Some(adapter), &input, slot(layer), &mut hidden);
+            self.forward(layer, batch, Some(adapter), &input, slot(layer), Some(&mut hidden));
             self.inputs[layer] = input;
+            self.release(layer, keep);
         }
         let (predictions, mut d) = self.losses(batch, adapter, weigh, &hidden, gradient);
         for layer in (lowest..n_layers).rev() {
             let input = std::mem::take(&mut self.inputs[layer]);
             if keep == Keep::Inputs {
-                self.forward(layer, batch, Some(adapter), &input, 0, &mut hidden);
+                self.forward(layer, batch, Some(adapter), &input, 0, None);
             }
             self.backward(layer, batch, adapter, &input, slot(layer), &mut d, gradient);
             self.inputs[layer] = input;
+            self.release(layer, keep);
         }
         if let Some(place) = adapter.layout.whole.get(&Slot::Embedding) {
             let size = self.model.config.hidden;
@@ -237,6 +254,16 @@ impl<'a> Engine<'a> {
             }
         }
         predictions
+    }
+
+    /// With checkpointing, the pages of a mapped layer are given back once it is passed: it comes again
+    /// from the system's cache of the file, which can do without it when memory is short.
+    fn release(&self, layer: usize, keep: Keep) {
+        if keep == Keep::Inputs {
+            for projection in Projection::ALL {
+                self.model.layers[layer].linear(projection).weight.release();
+            }
+        }
     }
 
     /// The predictions from the last hidden states, and the derivative to those.
@@ -285,6 +312,12 @@ impl<'a> Engine<'a> {
         let table = current(adapter, Slot::Embedding, &self.model.embedding);
         let rows = batch.tokens.iter().map(|id| &table[*id as usize * size..][..size]);
         let mut rows: Vec<f32> = rows.flatten().copied().collect();
+        let scale = self.model.config.embedding_scale;
+        if scale.to_bits() != 1.0f32.to_bits() {
+            for value in &mut rows {
+                *value *= scale;
+            }
+        }
         if let Some(noise) = noise {
             for segment in &batch.segments {
                 let most = noise.alpha / ((segment.len() * size) as f32).sqrt();
@@ -316,9 +349,15 @@ impl<'a> Engine<'a> {
         (rows, raw)
     }
 
-    fn heads(&self) -> Heads {
+    fn heads(&self, layer: usize) -> Heads {
         let config = &self.model.config;
-        Heads { query_heads: config.heads, key_heads: config.key_heads, head: config.head }
+        Heads {
+            query_heads: config.heads,
+            key_heads: config.key_heads,
+            head: config.head,
+            scale: config.attention_scale,
+            window: config.window.filter(|_| config.windowed[layer]),
+        }
     }
 
     /// Measures the rows of the weights that `DoRA` adapts, as they are now.
@@ -354,7 +393,8 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// Passes a layer. `slot` says where its activations go.
+    /// Passes a layer. `slot` says where its activations go. Without `output`, only what the way back
+    /// needs is computed.
     fn forward(
         &mut self,
         index: usize,
@@ -362,10 +402,12 @@ impl<'a> Engine<'a> {
         adapter: Option<Adapter<'_>>,
         input: &[f32],
         slot: usize,
-        output: &mut Vec<f32>,
+        output: Option<&mut Vec<f32>>,
     ) {
         let config = &self.model.config;
-        let (layer, heads, n) = (&self.model.layers[index], self.heads(), batch.tokens.len());
+        let (layer, heads, n) = (&self.model.layers[index], self.heads(index), batch.tokens.len());
+        let local = self.local_rotations.as_ref().filter(|_| config.windowed[index]);
+        let rotations = local.unwrap_or(&self.rotations);
         let (act, buffers) = (&mut self.activations[slot], &mut self.buffers);
         let (hidden, inner) = (config.hidden, config.intermediate);
         let directions = self.directions.get(index);
@@ -378,7 +420,7 @@ impl<'a> Engine<'a> {
         norm(input, w, config.norm_epsilon, normed);
         let qkv = resized(&mut act.qkv, n * config.qkv());
         let [attention_group, output_group, gate_up_group, down_group] = &mut act.groups;
-        pass.group(Group::Attention, normed, attention_group, scratch, qkv, Into::Set);
+        pass.group(Group::Attention, normed, attention_group, scratch, Some(qkv), Into::Set);
         if let Some([q, k]) = &layer.head_norms {
             act.raw.clone_from(&act.qkv);
             let q = (own(Slot::QueryNorm(index), q), 0, config.heads);
@@ -389,23 +431,48 @@ impl<'a> Engine<'a> {
         }
         let rotated = config.heads + config.key_heads;
         let positions = &batch.positions;
-        self.rotations.turn(&mut act.qkv, config.qkv(), rotated, positions, Turn::Forward);
+        rotations.turn(&mut act.qkv, config.qkv(), rotated, positions, Turn::Forward);
         let attended = resized(&mut act.attended, n * config.query());
         let log_sums = resized(&mut act.log_sums, n * config.heads);
         attention(&act.qkv, &batch.segments, heads, attended, log_sums);
 
-        act.middle.clear();
-        act.middle.extend_from_slice(input);
-        pass.group(Group::Output, attended, output_group, scratch, &mut act.middle, Into::Add);
+        resized(&mut act.middle, n * hidden);
+        copy(input, &mut act.middle);
+        if let Some([w, _]) = &layer.post_norms {
+            let raw = resized(&mut act.attention_output, n * hidden);
+            pass.group(Group::Output, attended, output_group, scratch, Some(raw), Into::Set);
+            norm(raw, w, config.norm_epsilon, normed);
+            add(normed, &mut act.middle);
+        } else {
+            let middle = Some(act.middle.as_mut_slice());
+            pass.group(Group::Output, attended, output_group, scratch, middle, Into::Add);
+        }
         let w = own(Slot::MlpNorm(index), &layer.mlp_norm);
         norm(&act.middle, w, config.norm_epsilon, normed);
         let gate_up = resized(&mut act.gate_up, n * 2 * inner);
-        pass.group(Group::GateUp, normed, gate_up_group, scratch, gate_up, Into::Set);
+        pass.group(Group::GateUp, normed, gate_up_group, scratch, Some(gate_up), Into::Set);
         let value = room(&mut buffers.wide, n * inner);
-        swiglu(&act.gate_up, inner, value);
-        output.clear();
-        output.extend_from_slice(&act.middle);
-        pass.group(Group::Down, value, down_group, scratch, output, Into::Add);
+        swiglu(config.activation, &act.gate_up, inner, value);
+        if let Some([_, w]) = &layer.post_norms {
+            let raw = resized(&mut act.mlp_output, n * hidden);
+            pass.group(Group::Down, value, down_group, scratch, Some(raw), Into::Set);
+            if let Some(output) = output {
+                norm(raw, w, config.norm_epsilon, normed);
+                resized(output, n * hidden);
+                copy(&act.middle, output);
+                add(normed, output);
+            }
+        } else if let Some(output) = output {
+            resized(output, n * hidden);
+            copy(&act.middle, output);
+            pass.group(Group::Down, value, down_group, scratch, Some(output), Into::Add);
+        } else if pass.directions.is_some() {
+            // The way back needs the results themselves.
+            let results = room(&mut buffers.b, n * hidden);
+            pass.group(Group::Down, value, down_group, scratch, Some(results), Into::Set);
+        } else {
+            pass.group(Group::Down, value, down_group, scratch, None, Into::Set);
+        }
     }
 
     /// Goes back through a layer: `d` is the derivative to its output and becomes that to its input.
@@ -421,21 +488,27 @@ impl<'a> Engine<'a> {
         gradient: &mut [f32],
     ) {
         let config = &self.model.config;
-        let (layer, heads, n) = (&self.model.layers[index], self.heads(), batch.tokens.len());
+        let (layer, heads, n) = (&self.model.layers[index], self.heads(index), batch.tokens.len());
+        let local = self.local_rotations.as_ref().filter(|_| config.windowed[index]);
+        let rotations = local.unwrap_or(&self.rotations);
         let (act, buffers) = (&mut self.activations[slot], &mut self.buffers);
         let (hidden, inner, epsilon) = (config.hidden, config.intermediate, config.norm_epsilon);
         let directions = self.directions.get(index);
         let pass = Pass { index, config, layer, adapter: Some(adapter), batch, n, directions };
         let own = |slot, own| current(Some(adapter), slot, own);
-        let Buffers { a, b, wide, wider, scratch } = buffers;
+        let Buffers { a, b, c, wide, wider, scratch } = buffers;
         let mut back = Back { pass, scratch, gradient };
 
         let d_value = room(wide, n * inner);
-        back.b(Group::Down, d, &act.groups[3]);
+        let d_mlp = match &layer.post_norms {
+            None => &*d,
+            Some([_, w]) => through_norm(d, &act.mlp_output, w, epsilon, room(c, n * hidden)),
+        };
+        back.b(Group::Down, d_mlp, &act.groups[3]);
         back.inputs(Group::Down, d_value);
         let d_gate_up = room(wider, n * 2 * inner);
-        swiglu_backward(&act.gate_up, inner, d_value, d_gate_up);
-        back.a(Group::Down, d, d_value);
+        swiglu_backward(config.activation, &act.gate_up, inner, d_value, d_gate_up);
+        back.a(Group::Down, d_mlp, d_value);
 
         let (d_normed, normed) = (room(a, n * hidden), room(b, n * hidden));
         let w = own(Slot::MlpNorm(index), &layer.mlp_norm);
@@ -447,9 +520,13 @@ impl<'a> Engine<'a> {
         norm_backward(d_normed, &act.middle, w, epsilon, d);
 
         let d_attended = room(wide, n * config.query());
-        back.b(Group::Output, d, &act.groups[1]);
+        let d_attention = match &layer.post_norms {
+            None => &*d,
+            Some([w, _]) => through_norm(d, &act.attention_output, w, epsilon, room(c, n * hidden)),
+        };
+        back.b(Group::Output, d_attention, &act.groups[1]);
         back.inputs(Group::Output, d_attended);
-        back.a(Group::Output, d, &act.attended);
+        back.a(Group::Output, d_attention, &act.attended);
         let d_qkv = room(wider, n * config.qkv());
         attention_backward(
             &act.qkv,
@@ -461,7 +538,7 @@ impl<'a> Engine<'a> {
             d_qkv,
         );
         let rotated = config.heads + config.key_heads;
-        self.rotations.turn(d_qkv, config.qkv(), rotated, &batch.positions, Turn::Backward);
+        rotations.turn(d_qkv, config.qkv(), rotated, &batch.positions, Turn::Backward);
         if let Some([q, k]) = &layer.head_norms {
             let q = (Slot::QueryNorm(index), &**q, 0, config.heads);
             let k = (Slot::KeyNorm(index), &**k, config.query(), config.key_heads);
@@ -585,14 +662,15 @@ impl<'a> Pass<'a> {
         linear.unpacked(room(buffer, len))
     }
 
-    /// The linear layers of a group over one input, their results side by side in `out`.
+    /// The linear layers of a group over one input, their results side by side in `out`; without it,
+    /// only what the way back needs.
     fn group(
         &self,
         group: Group,
         input: &[f32],
         act: &mut GroupActivations,
         scratch: &mut Scratch,
-        out: &mut [f32],
+        out: Option<&mut [f32]>,
         into: Into,
     ) {
         let n = self.n;
@@ -625,6 +703,7 @@ impl<'a> Pass<'a> {
         } else {
             lhs.pack(input, n, size, size);
         }
+        let Some(out) = out else { return };
         let mut column = 0;
         for projection in group.projections() {
             let columns = self.columns(*projection);
@@ -882,6 +961,31 @@ impl Back<'_, '_> {
             norm_weight_backward(d, x, epsilon, &mut self.gradient[place.clone()]);
         }
     }
+}
+
+/// `out = x`, on all cores.
+fn copy(x: &[f32], out: &mut [f32]) {
+    out.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE)).for_each(|(out, x)| out.copy_from_slice(x));
+}
+
+/// `out += x`, on all cores.
+fn add(x: &[f32], out: &mut [f32]) {
+    out.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE)).for_each(|(out, x)| {
+        out.iter_mut().zip(x).for_each(|(out, x)| *out += x);
+    });
+}
+
+/// The derivative to what a norm was given, `x`, from that to what it gave.
+fn through_norm<'b>(
+    d: &[f32],
+    x: &[f32],
+    w: &[f32],
+    epsilon: f32,
+    out: &'b mut [f32],
+) -> &'b [f32] {
+    out.fill(0.0);
+    norm_backward(d, x, w, epsilon, out);
+    out
 }
 
 fn resized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {

@@ -21,11 +21,27 @@ pub(crate) enum Weight {
     Mapped { file: Arc<Mmap>, bytes: Range<usize> },
     /// Widened to f32, or made here.
     Owned(Arc<[f32]>),
+    /// With 1 added to each number, beside what is stored: the norms of Gemma 3.
+    Lifted { stored: Box<Weight>, numbers: Arc<[f32]> },
 }
 
 impl Weight {
-    /// Says that the numbers will not be read again: what a mapped file holds of them in memory can
-    /// go. They would be read from the disk if they were.
+    /// The same with 1 added to each number.
+    pub(crate) fn lifted(self) -> Self {
+        let numbers = self.iter().map(|number| number + 1.0).collect();
+        Self::Lifted { stored: Box::new(self), numbers }
+    }
+
+    /// The numbers as files keep them.
+    pub(crate) fn stored(&self) -> &Self {
+        match self {
+            Self::Lifted { stored, .. } => stored,
+            Self::Mapped { .. } | Self::Owned(_) => self,
+        }
+    }
+
+    /// Says that the numbers will not be read soon: what a mapped file holds of them in memory can go.
+    /// They come back from the system's cache of the file, or from the disk, when they are read.
     pub(crate) fn release(&self) {
         #[cfg(unix)]
         if let Self::Mapped { file, bytes } = self {
@@ -56,7 +72,7 @@ impl Deref for Weight {
                 let (_, numbers, _) = unsafe { file[bytes.clone()].align_to::<f32>() };
                 numbers
             }
-            Self::Owned(numbers) => numbers,
+            Self::Owned(numbers) | Self::Lifted { numbers, .. } => numbers,
         }
     }
 }
@@ -106,6 +122,11 @@ impl Weights {
     /// Whether a tensor is there and has not been taken.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
+    }
+
+    /// The shape of a tensor that has not been taken.
+    pub(crate) fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|tensor| tensor.shape.as_slice())
     }
 
     /// Names of the tensors that have not been taken.

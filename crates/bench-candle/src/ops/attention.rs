@@ -23,6 +23,11 @@ pub(crate) struct Heads {
     pub(crate) query_heads: usize,
     pub(crate) key_heads: usize,
     pub(crate) head: usize,
+    /// What scores are multiplied by before the softmax.
+    pub(crate) scale: f32,
+    /// Keys that a query sees at most, its own included (Beltagy et al. 2020); all earlier ones where
+    /// absent.
+    pub(crate) window: Option<usize>,
 }
 
 impl Heads {
@@ -36,10 +41,6 @@ impl Heads {
 
     fn stride(self) -> usize {
         self.query() + 2 * self.key_heads * self.head
-    }
-
-    fn scale(self) -> f32 {
-        1.0 / (self.head as f32).sqrt()
     }
 
     /// Columns of a query head, of a key head, and of a value head.
@@ -80,8 +81,7 @@ pub(crate) fn attention(
         let width = block.keys();
         for (row, scores) in scores.chunks_exact_mut(width).enumerate() {
             let (head, token) = block.place(row);
-            let seen = block.seen(row);
-            let log_sum = softmax(scores, seen, heads.scale());
+            let log_sum = softmax(scores, block.seen(row), heads.scale);
             // SAFETY: each query of each head belongs to one job.
             #[expect(unsafe_code, reason = "jobs write to places of their own")]
             unsafe {
@@ -178,9 +178,14 @@ impl Block<'_> {
         self.queries.len() * self.heads.group()
     }
 
-    /// Keys that the last query sees.
+    /// The first key that any of the queries sees.
+    fn first_key(&self) -> usize {
+        self.heads.window.map_or(0, |window| (self.queries.start + 1).saturating_sub(window))
+    }
+
+    /// Keys from the first to the last that any of the queries sees.
     fn keys(&self) -> usize {
-        self.queries.end
+        self.queries.end - self.first_key()
     }
 
     /// Head and token of a row.
@@ -190,9 +195,11 @@ impl Block<'_> {
         (head, self.segment.start + self.queries.start + query)
     }
 
-    /// Keys that a row's query sees.
-    fn seen(&self, row: usize) -> usize {
-        self.queries.start + row % self.queries.len() + 1
+    /// Keys that a row's query sees, counted from the block's first.
+    fn seen(&self, row: usize) -> Range<usize> {
+        let (first, end) = (self.first_key(), self.queries.start + row % self.queries.len() + 1);
+        let from = self.heads.window.map_or(0, |window| end.saturating_sub(window));
+        from - first..end - first
     }
 
     fn query(&self, row: usize) -> &[f32] {
@@ -201,7 +208,7 @@ impl Block<'_> {
     }
 
     fn key_data(&self, column: usize) -> &[f32] {
-        &self.qkv[self.segment.start * self.heads.stride() + column..]
+        &self.qkv[(self.segment.start + self.first_key()) * self.heads.stride() + column..]
     }
 
     /// Keys as rows: summed over the keys.
@@ -245,7 +252,8 @@ impl Block<'_> {
     ) {
         let Scratch { lhs, scores, d_scores, rows, queries } = scratch;
         let Heads { head: size, query_heads: heads, .. } = self.heads;
-        let (n_rows, width, scale) = (self.rows(), self.keys(), self.heads.scale());
+        let (n_rows, width, scale) = (self.rows(), self.keys(), self.heads.scale);
+        let first = self.first_key() * size;
         let part = |row: usize| {
             let (head, token) = self.place(row);
             token * self.heads.query() + head * size..token * self.heads.query() + (head + 1) * size
@@ -269,14 +277,17 @@ impl Block<'_> {
             vectorised(
                 #[inline(always)]
                 || {
-                    for (p, d) in p[..seen].iter_mut().zip(&mut d[..seen]) {
+                    let seen_parts = p[seen.clone()].iter_mut().zip(&mut d[seen.clone()]);
+                    for (p, d) in seen_parts {
                         *p = exp(*p * scale - log_sum);
                         *d = *p * (*d - along) * scale;
                     }
                 },
             );
-            p[seen..].fill(0.0);
-            d[seen..].fill(0.0);
+            for unseen in [0..seen.start, seen.end..width] {
+                p[unseen.clone()].fill(0.0);
+                d[unseen].fill(0.0);
+            }
         }
         let gather = |queries: &mut Vec<f32>,
                       source: &dyn Fn(usize) -> std::ops::Range<usize>,
@@ -294,11 +305,11 @@ impl Block<'_> {
         gather(queries, &part, d_out);
         lhs.pack_transposed(scores, width, n_rows, width);
         let rhs = Rhs::Rows { data: queries, stride: size };
-        product_here(&[Term::whole(lhs, rhs)], d_values, size, size, Into::Add);
+        product_here(&[Term::whole(lhs, rhs)], &mut d_values[first..], size, size, Into::Add);
         gather(queries, &query, self.qkv);
         lhs.pack_transposed(d_scores, width, n_rows, width);
         let rhs = Rhs::Rows { data: queries, stride: size };
-        product_here(&[Term::whole(lhs, rhs)], d_keys, size, size, Into::Add);
+        product_here(&[Term::whole(lhs, rhs)], &mut d_keys[first..], size, size, Into::Add);
         lhs.pack_rows(n_rows, width, |row| &d_scores[row * width..][..width]);
         rows.resize(n_rows * size, 0.0);
         product_here(&[Term::whole(lhs, self.keys_as_rows())], rows, size, size, Into::Set);
@@ -312,11 +323,12 @@ impl Block<'_> {
     }
 }
 
-/// Softmax of the first `seen` scores times `scale`, zeros after them. Returns the logarithm of the
+/// Softmax of the `seen` scores times `scale`, zeros around them. Returns the logarithm of the
 /// sum of exponentials.
-fn softmax(scores: &mut [f32], seen: usize, scale: f32) -> f32 {
-    let (scores, unseen) = scores.split_at_mut(seen);
-    unseen.fill(0.0);
+fn softmax(scores: &mut [f32], seen: Range<usize>, scale: f32) -> f32 {
+    scores[..seen.start].fill(0.0);
+    scores[seen.end..].fill(0.0);
+    let scores = &mut scores[seen];
     vectorised(
         #[inline(always)]
         || {

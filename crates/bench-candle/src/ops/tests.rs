@@ -6,7 +6,7 @@ use super::attention::{Heads, attention, attention_backward};
 use super::loss::{Scratch, predict};
 use super::norm::{norm, norm_backward};
 use super::rope::{Rotations, Turn};
-use super::swiglu::{swiglu, swiglu_backward};
+use super::swiglu::{Activation, swiglu, swiglu_backward};
 use super::{exp, largest, sum_of};
 
 fn random(n: usize, seed: u64) -> Vec<f32> {
@@ -123,33 +123,42 @@ fn a_turn_backward_undoes_a_turn_forward_and_keeps_lengths() {
 fn the_gated_unit_is_that_of_primitives_and_of_finite_differences() {
     let (rows, size) = (3, 21);
     let (x, d) = (random(rows * 2 * size, 1), random(rows * size, 2));
-    let mut y = vec![0.0; rows * size];
-    swiglu(&x, size, &mut y);
-    let (mut value, mut dx) = (d.clone(), vec![0.0; x.len()]);
-    swiglu_backward(&x, size, &mut value, &mut dx);
-    assert_eq!(value, y, "the way back gives the value again");
-    let v = variable(&x, (rows, 2 * size));
-    let part = |from| v.narrow(1, from, size).unwrap();
-    let expected = (part(0).silu().unwrap() * part(size)).unwrap();
-    near(&y, &numbers(&expected));
-    near(&dx, &derivatives(&expected, &d, [&v])[0]);
-    let way = random(x.len(), 4);
-    let along = slope(&x, &way, |x| {
-        let mut y = vec![0.0; d.len()];
-        swiglu(x, size, &mut y);
-        dot(&y, &d)
-    });
-    is_slope(dot(&dx, &way), along);
+    for activation in [Activation::Silu, Activation::Gelu] {
+        let mut y = vec![0.0; rows * size];
+        swiglu(activation, &x, size, &mut y);
+        let (mut value, mut dx) = (d.clone(), vec![0.0; x.len()]);
+        swiglu_backward(activation, &x, size, &mut value, &mut dx);
+        assert_eq!(value, y, "the way back gives the value again");
+        let v = variable(&x, (rows, 2 * size));
+        let part = |from| v.narrow(1, from, size).unwrap();
+        let gate = match activation {
+            Activation::Silu => part(0).silu().unwrap(),
+            Activation::Gelu => part(0).gelu().unwrap(),
+        };
+        let expected = (gate * part(size)).unwrap();
+        near(&y, &numbers(&expected));
+        near(&dx, &derivatives(&expected, &d, [&v])[0]);
+        let way = random(x.len(), 4);
+        let along = slope(&x, &way, |x| {
+            let mut y = vec![0.0; d.len()];
+            swiglu(activation, x, size, &mut y);
+            dot(&y, &d)
+        });
+        is_slope(dot(&dx, &way), along);
+    }
 }
 
 #[test]
 fn attention_is_that_of_primitives_and_of_finite_differences() {
-    let heads = Heads { query_heads: 4, key_heads: 2, head: 8 };
     // The last one is long enough to be shared out among threads.
-    for lengths in [vec![1], vec![5, 70, 3], vec![300]] {
+    let lengths = [vec![1], vec![5, 70, 3], vec![300]];
+    let windows = [None, Some(1), Some(7), Some(100)];
+    for (lengths, window) in lengths.iter().flat_map(|l| windows.map(|window| (l, window))) {
+        let scale = 0.3;
+        let heads = Heads { query_heads: 4, key_heads: 2, head: 8, scale, window };
         let n: usize = lengths.iter().sum();
         let mut segments = Vec::new();
-        for length in &lengths {
+        for length in lengths {
             let start = segments.last().map_or(0, |last: &std::ops::Range<usize>| last.end);
             segments.push(start..start + length);
         }
@@ -167,7 +176,10 @@ fn attention_is_that_of_primitives_and_of_finite_differences() {
         let segment_of = |token: usize| segments.iter().position(|s| s.contains(&token));
         let mask: Vec<f32> = (0..n * n)
             .map(|i| (i / n, i % n))
-            .map(|(query, key)| key <= query && segment_of(query) == segment_of(key))
+            .map(|(query, key)| {
+                let near = window.is_none_or(|window| key + window > query);
+                key <= query && near && segment_of(query) == segment_of(key)
+            })
             .map(|seen| if seen { 0.0 } else { f32::NEG_INFINITY })
             .collect();
         let mask = Tensor::from_vec(mask, (n, n), &Device::Cpu).unwrap();
@@ -175,7 +187,7 @@ fn attention_is_that_of_primitives_and_of_finite_differences() {
             .map(|head| {
                 let part = |from| v.narrow(1, from, 8).unwrap().contiguous().unwrap();
                 let (q, k, v) = (part(head * 8), part(32 + head / 2 * 8), part(48 + head / 2 * 8));
-                let scores = (q.matmul(&k.t().unwrap()).unwrap() / 8f64.sqrt()).unwrap();
+                let scores = (q.matmul(&k.t().unwrap()).unwrap() * f64::from(scale)).unwrap();
                 let shares =
                     candle_nn::ops::softmax(&(scores + &mask).unwrap(), D::Minus1).unwrap();
                 shares.matmul(&v).unwrap()
@@ -192,7 +204,7 @@ fn attention_is_that_of_primitives_and_of_finite_differences() {
 #[test]
 fn the_loss_is_that_of_primitives_and_of_finite_differences() {
     // More rows than have their logits at a time.
-    let (rows, size, vocabulary) = (150, 8, 40);
+    let (rows, size, vocabulary) = (300, 8, 40);
     let (x, head) = (random(rows * size, 1), random(vocabulary * size, 2));
     let targets: Vec<u32> = (0..rows as u32).map(|i| i * 7 % 40).collect();
     let mut scratch = Scratch::default();

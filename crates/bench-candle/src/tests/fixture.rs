@@ -81,13 +81,20 @@ pub(crate) fn examples(n: usize) -> Vec<TrainExample> {
 }
 
 fn config(model_type: &str) -> serde_json::Value {
-    json!({
+    let mut config = json!({
         "model_type": model_type, "hidden_act": "silu", "hidden_size": 32, "intermediate_size": 64,
         "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
         "head_dim": if model_type == "qwen3" { 16 } else { 8 }, "vocab_size": VOCABULARY,
         "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "max_position_embeddings": 512,
         "tie_word_embeddings": model_type == "llama",
-    })
+    });
+    if model_type == "gemma3_text" {
+        config["hidden_activation"] = json!("gelu_pytorch_tanh");
+        config["query_pre_attn_scalar"] = json!(12);
+        config["sliding_window"] = json!(6);
+        config["layer_types"] = json!(["sliding_attention", "full_attention"]);
+    }
+    config
 }
 
 fn write_model(folder: &Path, model_type: &str) {
@@ -113,7 +120,13 @@ fn write_model(folder: &Path, model_type: &str) {
         }
         let mut names =
             vec![("input_layernorm", config.hidden), ("post_attention_layernorm", config.hidden)];
-        if model_type == "qwen3" {
+        if model_type == "gemma3_text" {
+            names.extend([
+                ("pre_feedforward_layernorm", config.hidden),
+                ("post_feedforward_layernorm", config.hidden),
+            ]);
+        }
+        if matches!(model_type, "qwen3" | "gemma3_text") {
             names.extend([("self_attn.q_norm", config.head), ("self_attn.k_norm", config.head)]);
         }
         for (name, size) in names {

@@ -13,7 +13,7 @@ use bench_core::spec::Optimizer;
 use crate::optimizer::{AdamW, Rates, clip, norm};
 use crate::step::{Adapter, Engine, Keep};
 
-const FAMILIES: [&str; 4] = ["llama", "llama3", "qwen2", "qwen3"];
+const FAMILIES: [&str; 6] = ["llama", "llama3", "mistral", "qwen2", "qwen3", "gemma3"];
 
 #[derive(Deserialize)]
 pub(crate) struct Golden {

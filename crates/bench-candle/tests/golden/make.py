@@ -1,7 +1,7 @@
 """Makes the golden values: what Hugging Face transformers and PEFT compute on tiny seeded models.
 
     pip install torch==2.15.0 transformers==5.23.0 peft==0.21.2
-    python make.py
+    python make.py [FAMILY...]
 
 Per family, a folder holds a model, an adapter with random numbers, and golden.json: for one row of
 token ids the negative log-likelihood of each token after the first, of the base and with the adapter,
@@ -11,10 +11,13 @@ and the losses and the last adapter norm of steps with AdamW, weight decay and c
 import copy
 import json
 import pathlib
+import sys
 
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM,
+    Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM)
 
 HERE = pathlib.Path(__file__).parent
 SHAPE = dict(
@@ -29,6 +32,12 @@ FAMILIES = {
     "llama3": LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=False, rope_parameters=LLAMA3)),
     "qwen2": Qwen2ForCausalLM(Qwen2Config(**SHAPE, tie_word_embeddings=True)),
     "qwen3": Qwen3ForCausalLM(Qwen3Config(**SHAPE, head_dim=8, tie_word_embeddings=True)),
+    # Windows shorter than the row, so that they matter.
+    "mistral": MistralForCausalLM(MistralConfig(**SHAPE, head_dim=6, sliding_window=16,
+                                                tie_word_embeddings=False)),
+    "gemma3": Gemma3ForCausalLM(Gemma3TextConfig(
+        **SHAPE, head_dim=8, sliding_window=16, query_pre_attn_scalar=12, tie_word_embeddings=True,
+        layer_types=["sliding_attention", "full_attention"])),
 }
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -40,7 +49,10 @@ def losses(model, ids):
 
 
 def main():
+    chosen = sys.argv[1:] or FAMILIES
     for name, model in FAMILIES.items():
+        if name not in chosen:
+            continue
         torch.manual_seed(1)
         for parameter in model.parameters():
             if parameter.dim() == 1:
