@@ -29,10 +29,13 @@ use gguf::Gguf;
 use layout::{Layout, Weight};
 use tokenizer::Vocabulary;
 
+pub(crate) use layout::ROPE_FACTORS;
+pub(crate) use tokenizer::{Splitting, splitting_of};
+
 const RECORD: &str = "bench.json";
 
 /// Another importer may write other bytes from the same file; raise the number when it does.
-const IMPORTED_BY: &str = concat!("bench-candle ", env!("CARGO_PKG_VERSION"), ", import 1");
+const IMPORTED_BY: &str = concat!("bench-candle ", env!("CARGO_PKG_VERSION"), ", import 2");
 
 /// Elements decoded at a time. Small in tests, so that they cross the borders between pieces.
 const PIECE: usize = if cfg!(test) { 64 } else { 1 << 22 };
@@ -40,7 +43,7 @@ const PIECE: usize = if cfg!(test) { 64 } else { 1 << 22 };
 /// What an import left in its folder; also the content of the folder's `bench.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Imported {
-    /// GGUF's name of the family, which is also Hugging Face's `model_type`.
+    /// GGUF's name of the family.
     pub architecture: String,
     /// Weights in the file; a tied output head counts once.
     pub parameters: u64,
@@ -132,7 +135,7 @@ pub enum ImportError {
     )]
     NotFinite { tensor: String },
     #[error(
-        "tokenizer model `{found}` cannot be imported, only byte-level BPE (`gpt2`): take the model's Hugging Face folder, which has its `tokenizer.json`"
+        "tokenizer model `{found}` cannot be imported, only byte-level BPE (`gpt2`) and SentencePiece's BPE (`llama`): take the model's Hugging Face folder, which has its `tokenizer.json`"
     )]
     TokenizerModel { found: String },
     #[error(
@@ -289,7 +292,12 @@ fn write_weight(gguf: &mut Gguf, weight: &Weight, out: &mut Hashed) -> Result<()
     let mut bytes = Vec::new();
     for first in (0..tensor.n_rows()).step_by(step) {
         let last = (first + step).min(tensor.n_rows());
-        let values = gguf.rows(&weight.source, &tensor, first..last)?;
+        let mut values = gguf.rows(&weight.source, &tensor, first..last)?;
+        if weight.lifted {
+            for value in &mut values {
+                *value -= 1.0;
+            }
+        }
         let mut put = |row: usize| {
             let row = &values[row * n_columns..(row + 1) * n_columns];
             bytes.extend(row.iter().flat_map(|value| value.to_le_bytes()));

@@ -13,6 +13,7 @@ mod blocks;
 mod checkpoint;
 mod data;
 mod error;
+mod export;
 mod matrix;
 mod merge;
 mod model;
@@ -22,10 +23,12 @@ mod pissa;
 mod preference;
 mod step;
 mod tensor_file;
+mod tensorboard;
 mod trainer;
 
 pub use error::TrainError;
-pub use merge::merge;
+pub use export::{Exported, GgufKind, export_gguf, export_peft};
+pub use merge::{Merged, merge};
 pub use trainer::{CandleTrainer, TrainEstimate, train_plan};
 
 #[cfg(test)]

@@ -4,12 +4,16 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use fs_err as fs;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
 use crate::adapter::{Group, Layout, length};
+use crate::data::{Batch, Row};
 use crate::error::TrainError;
 use crate::matrix::{Into, Lhs, Rhs, Term, product};
 use crate::model::Model;
+use crate::step::{Adapter, Engine};
 use crate::tensor_file;
 
 /// The files besides weights that a model folder has.
@@ -22,9 +26,24 @@ const OTHERS: [&str; 6] = [
     "added_tokens.json",
 ];
 
+/// How a merged model compares with its base and adapter, on a row of tokens drawn with a fixed seed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Merged {
+    /// Tokens compared.
+    pub tokens: usize,
+    /// The largest difference of a token's negative log-likelihood, in nats.
+    pub largest_difference: f64,
+}
+
+/// Tokens on which a merged model is compared.
+const COMPARED: usize = 64;
+/// The largest difference of a token's negative log-likelihood, in nats, that rounding explains.
+const TOLERANCE: f64 = 1e-2;
+
 /// Writes the model in `base` with the adapter in `adapter` folded in, as a Hugging Face folder with
-/// weights in f32. The folder `output` appears whole or not at all, and must not exist.
-pub fn merge(base: &Path, adapter: &Path, output: &Path) -> Result<(), TrainError> {
+/// weights in f32, once it is shown to predict what base and adapter do. The folder `output` appears
+/// whole or not at all, and must not exist.
+pub fn merge(base: &Path, adapter: &Path, output: &Path) -> Result<Merged, TrainError> {
     if output.exists() {
         let what = "nothing is overwritten".to_owned();
         return Err(TrainError::Occupied { folder: output.into(), what });
@@ -40,8 +59,40 @@ pub fn merge(base: &Path, adapter: &Path, output: &Path) -> Result<(), TrainErro
         fs::remove_dir_all(&partial)?;
     }
     write_folder(&model, base, &partial)?;
+    drop(model);
+    let merged = compare(base, &layout, &parameters, &partial)?;
+    if merged.largest_difference > TOLERANCE {
+        let difference = merged.largest_difference;
+        let what = format!(
+            "merged into `{}`, it predicts otherwise than beside it, by up to {difference:.3} nats; \
+             was it trained on this base?",
+            base.display()
+        );
+        fs::remove_dir_all(&partial)?;
+        return Err(TrainError::Adapter { folder: adapter.into(), what });
+    }
     fs::rename(partial, output)?;
-    Ok(())
+    Ok(merged)
+}
+
+fn compare(
+    base: &Path,
+    layout: &Layout,
+    parameters: &[f32],
+    merged: &Path,
+) -> Result<Merged, TrainError> {
+    let (base, merged) = (Model::open(base)?, Model::open(merged)?);
+    let mut random = ChaCha8Rng::seed_from_u64(0);
+    let vocabulary = base.config.vocabulary as u32;
+    let tokens = (0..=COMPARED).map(|_| random.random_range(0..vocabulary)).collect();
+    let row = Row { tokens, prompt: 0 };
+    let batch = Batch::new([(&row, 0)]);
+    let adapter = Adapter { layout, parameters, dropout: None };
+    let apart = Engine::new(&base, COMPARED + 1).predict(&batch, Some(adapter));
+    let together = Engine::new(&merged, COMPARED + 1).predict(&batch, None);
+    let differences =
+        apart.iter().zip(&together).map(|(a, b)| (f64::from(a.loss) - f64::from(b.loss)).abs());
+    Ok(Merged { tokens: COMPARED, largest_difference: differences.fold(0.0, f64::max) })
 }
 
 /// Makes what was trained a part of the model.

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bench_core::backend::{
     BackendError, ModelFolder, Probe, ProbeRow, Served, TrainExample, TrainJob, TrainOutcome,
@@ -28,6 +28,7 @@ use crate::{
     optimizer::{AdamW, Moments, Rates, clip, learning_rate, norm},
     pissa, preference,
     step::{Adapter, Dropout, Engine, Keep, Noise, Weigh},
+    tensorboard::Events,
 };
 
 /// What a finished output says about itself.
@@ -611,6 +612,7 @@ impl CandleTrainer {
             steps: state.progress.steps,
         };
         record.outcome = Some(outcome.clone());
+        Events::move_to(&part.path, &folder)?;
         let text = serde_json::to_vec_pretty(&json!(record)).map_err(std::io::Error::from)?;
         fs::write(folder.join(RECORD), text)?;
         fs::rename(&folder, &job.output)?;
@@ -659,6 +661,7 @@ impl CandleTrainer {
         let dropout = (share > 0.0).then_some(Dropout { share, seed });
         let alpha = settings.neftune_noise_alpha as f32;
         let noise = (alpha > 0.0).then_some(Noise { alpha, seed });
+        let mut events = Events::create(folder, unix_time(), &state.progress.steps)?;
         let mut saved = Instant::now();
         while state.progress.step < steps && !stops(settings, state.progress.best) {
             let step_started = Instant::now();
@@ -770,8 +773,9 @@ impl CandleTrainer {
                 checkpoint::save(folder, key, &state)?;
                 saved = Instant::now();
             }
-            if finite {
-                state.progress.steps.last().into_iter().for_each(&mut *on_step);
+            if let Some(step) = state.progress.steps.last().filter(|_| finite) {
+                events.step(unix_time(), step)?;
+                on_step(step);
             }
         }
         if settings.needs_dev() {
@@ -784,6 +788,11 @@ impl CandleTrainer {
             Ok(Course::Diverged(state))
         }
     }
+}
+
+/// Seconds since 1970.
+fn unix_time() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
 }
 
 /// How the steps went.

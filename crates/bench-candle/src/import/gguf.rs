@@ -167,6 +167,20 @@ impl Gguf {
         })
     }
 
+    pub(super) fn floats(&self, key: &str) -> Result<Option<Vec<f64>>, ImportError> {
+        self.get(key, "a list of numbers", |value| match value {
+            Value::List(items) => items
+                .iter()
+                .map(|item| match item {
+                    Value::Float(number) => Some(*number),
+                    Value::Integer(number) => Some(*number as f64),
+                    _ => None,
+                })
+                .collect(),
+            _ => None,
+        })
+    }
+
     fn get<'a, T>(
         &'a self,
         key: &str,

@@ -15,10 +15,22 @@ enum Family {
     Qwen2,
     /// As Llama, with a norm on each head of q and k.
     Qwen3,
+    /// As Qwen3, with norms after attention and MLP, and windowed layers.
+    Gemma3,
 }
 
-const FAMILIES: [(&str, Family); 3] =
-    [("llama", Family::Llama), ("qwen2", Family::Qwen2), ("qwen3", Family::Qwen3)];
+const FAMILIES: [(&str, Family); 4] = [
+    ("llama", Family::Llama),
+    ("qwen2", Family::Qwen2),
+    ("qwen3", Family::Qwen3),
+    ("gemma3", Family::Gemma3),
+];
+
+/// Of Gemma 3's layers, each sixth sees everything; the file does not say so.
+const GEMMA_PATTERN: usize = 6;
+
+/// Base of the rotation in Gemma 3's windowed layers; the file does not say so.
+const GEMMA_LOCAL_THETA: f64 = 10_000.0;
 
 /// The shape of one model.
 #[derive(Debug)]
@@ -37,6 +49,7 @@ pub(super) struct Layout {
     rms_norm_eps: f64,
     rope_theta: f64,
     rope_scaling: Option<Value>,
+    window: Option<usize>,
 }
 
 /// One tensor to write.
@@ -47,6 +60,8 @@ pub(super) struct Weight {
     pub(super) shape: Vec<usize>,
     /// Rows of q and k, head by head, that the file keeps in the order of interleaved rotation.
     pub(super) interleaved_head: Option<usize>,
+    /// The file keeps it with 1 added.
+    pub(super) lifted: bool,
 }
 
 impl Layout {
@@ -70,14 +85,24 @@ impl Layout {
         if let Some(experts) = count("expert_count")?.filter(|&n| n > 0) {
             return Err(unsupported(format!("a mixture of {experts} experts")));
         }
-        if let Some(scaling) = gguf.text(&key("rope.scaling.type"))?.filter(|&kind| kind != "none")
-        {
-            return Err(unsupported(format!("`{scaling}` scaling of the rotary embedding")));
-        }
+        let scaling = gguf.text(&key("rope.scaling.type"))?.filter(|&kind| kind != "none");
+        let linear = match scaling {
+            None => None,
+            Some("linear") if family == Family::Gemma3 => {
+                let factor = gguf.float(&key("rope.scaling.factor"))?;
+                Some(
+                    factor.ok_or_else(|| ImportError::MissingKey {
+                        key: key("rope.scaling.factor"),
+                    })?,
+                )
+            }
+            Some(scaling) => {
+                return Err(unsupported(format!("`{scaling}` scaling of the rotary embedding")));
+            }
+        };
         let context_length = required("context_length")?;
-        if let Some(window) =
-            count("attention.sliding_window")?.filter(|&n| n > 0 && n < context_length)
-        {
+        let window = count("attention.sliding_window")?.filter(|&n| n > 0 && n < context_length);
+        if let Some(window) = window.filter(|_| matches!(family, Family::Qwen2 | Family::Qwen3)) {
             return Err(unsupported(format!("attention in a sliding window of {window} tokens")));
         }
         let hidden_size = required("embedding_length")?;
@@ -103,7 +128,8 @@ impl Layout {
                 tensor: format!("blk.{}.attn_norm.weight", n_layers - 1),
             });
         }
-        let rope_theta = gguf.float(&key("rope.freq_base"))?.unwrap_or(10_000.0);
+        let default_theta = if family == Family::Gemma3 { 1_000_000.0 } else { 10_000.0 };
+        let rope_theta = gguf.float(&key("rope.freq_base"))?.unwrap_or(default_theta);
         let layout = Self {
             family,
             architecture,
@@ -120,7 +146,11 @@ impl Layout {
                 || ImportError::MissingKey { key: key("attention.layer_norm_rms_epsilon") },
             )?,
             rope_theta,
-            rope_scaling: llama3_scaling(gguf, rope_theta, head_dim)?,
+            rope_scaling: match linear {
+                Some(factor) => Some(json!({"rope_type": "linear", "factor": factor})),
+                None => llama3_scaling(gguf, rope_theta, head_dim)?,
+            },
+            window,
         };
         layout.check(gguf)?;
         Ok(layout)
@@ -161,6 +191,7 @@ impl Layout {
             target: target.into(),
             shape: shape.into(),
             interleaved_head: None,
+            lifted: self.family == Family::Gemma3 && source.ends_with("norm.weight"),
         };
         let interleaved = (self.family == Family::Llama).then_some(self.head_dim);
 
@@ -193,12 +224,18 @@ impl Layout {
                     add("attn_k.bias", "self_attn.k_proj.bias", &[kv]);
                     add("attn_v.bias", "self_attn.v_proj.bias", &[kv]);
                 }
-                Family::Qwen3 => {
+                Family::Qwen3 | Family::Gemma3 => {
                     add("attn_q_norm.weight", "self_attn.q_norm.weight", &[self.head_dim]);
                     add("attn_k_norm.weight", "self_attn.k_norm.weight", &[self.head_dim]);
                 }
             }
-            add("ffn_norm.weight", "post_attention_layernorm.weight", &[hidden]);
+            if self.family == Family::Gemma3 {
+                add("post_attention_norm.weight", "post_attention_layernorm.weight", &[hidden]);
+                add("ffn_norm.weight", "pre_feedforward_layernorm.weight", &[hidden]);
+                add("post_ffw_norm.weight", "post_feedforward_layernorm.weight", &[hidden]);
+            } else {
+                add("ffn_norm.weight", "post_attention_layernorm.weight", &[hidden]);
+            }
             add("ffn_gate.weight", "mlp.gate_proj.weight", &[inner, hidden]);
             add("ffn_up.weight", "mlp.up_proj.weight", &[inner, hidden]);
             add("ffn_down.weight", "mlp.down_proj.weight", &[hidden, inner]);
@@ -213,16 +250,19 @@ impl Layout {
     /// `config.json`, with the keys of transformers 4 (`rope_theta`, `torch_dtype`), which version 5
     /// still reads, and with `rope_parameters`, which version 5 writes.
     pub(super) fn config(&self, bos: Option<usize>, eos: usize) -> Value {
-        let class = match self.family {
-            Family::Llama => "LlamaForCausalLM",
-            Family::Qwen2 => "Qwen2ForCausalLM",
-            Family::Qwen3 => "Qwen3ForCausalLM",
+        // A Llama that sees a window only is a Mistral.
+        let (class, model_type) = match self.family {
+            Family::Llama if self.window.is_some() => ("MistralForCausalLM", "mistral"),
+            Family::Llama => ("LlamaForCausalLM", "llama"),
+            Family::Qwen2 => ("Qwen2ForCausalLM", "qwen2"),
+            Family::Qwen3 => ("Qwen3ForCausalLM", "qwen3"),
+            Family::Gemma3 => ("Gemma3ForCausalLM", "gemma3_text"),
         };
         let mut rope = self.rope_scaling.clone().unwrap_or_else(|| json!({"rope_type": "default"}));
         rope["rope_theta"] = json!(self.rope_theta);
         let mut config = json!({
             "architectures": [class],
-            "model_type": self.architecture,
+            "model_type": model_type,
             "hidden_act": "silu",
             "hidden_size": self.hidden_size,
             "intermediate_size": self.intermediate_size,
@@ -242,20 +282,52 @@ impl Layout {
             "eos_token_id": eos,
             "torch_dtype": "float32",
         });
-        if self.family == Family::Llama {
-            config["attention_bias"] = json!(false);
-            config["mlp_bias"] = json!(false);
-        } else {
-            config["attention_bias"] = json!(self.family == Family::Qwen2);
-            config["use_sliding_window"] = json!(false);
-            config["sliding_window"] = Value::Null;
-            config["max_window_layers"] = json!(self.n_layers);
+        config["attention_bias"] = json!(self.family == Family::Qwen2);
+        match self.family {
+            Family::Llama => {
+                config["mlp_bias"] = json!(false);
+                if let Some(window) = self.window {
+                    config["sliding_window"] = json!(window);
+                }
+            }
+            Family::Qwen2 | Family::Qwen3 => {
+                config["use_sliding_window"] = json!(false);
+                config["sliding_window"] = Value::Null;
+                config["max_window_layers"] = json!(self.n_layers);
+            }
+            Family::Gemma3 => self.describe_gemma(&mut config),
         }
         config
     }
 }
 
-const ROPE_FACTORS: &str = "rope_freqs.weight";
+impl Layout {
+    /// What Gemma 3 has beside the others. The largest of its models scales queries by another size
+    /// than a head's, which llama.cpp knows by its number of layers.
+    fn describe_gemma(&self, config: &mut Value) {
+        let scalar =
+            if self.n_layers == 62 { self.hidden_size / self.n_heads } else { self.head_dim };
+        let full = |layer: usize| (layer + 1).is_multiple_of(GEMMA_PATTERN);
+        let types: Vec<_> = (0..self.n_layers)
+            .map(|layer| if full(layer) { "full_attention" } else { "sliding_attention" })
+            .collect();
+        let local = json!({"rope_type": "default", "rope_theta": GEMMA_LOCAL_THETA});
+        let full = config["rope_parameters"].take();
+        config["rope_parameters"] = json!({"full_attention": full, "sliding_attention": local});
+        config["rope_local_base_freq"] = json!(GEMMA_LOCAL_THETA);
+        config["hidden_activation"] = json!("gelu_pytorch_tanh");
+        config["hidden_act"] = json!("gelu_pytorch_tanh");
+        config["query_pre_attn_scalar"] = json!(scalar);
+        config["sliding_window"] = json!(self.window.unwrap_or(self.context_length));
+        config["sliding_window_pattern"] = json!(GEMMA_PATTERN);
+        config["layer_types"] = json!(types);
+        config["attn_logit_softcapping"] = Value::Null;
+        config["final_logit_softcapping"] = Value::Null;
+    }
+}
+
+/// The tensor with what Llama 3's scaling divides frequencies by.
+pub(crate) const ROPE_FACTORS: &str = "rope_freqs.weight";
 
 /// The `rope_scaling` of Llama 3.1 and later, from the divisor of each frequency that the file keeps
 /// in its place. All published models share the three other constants, so the largest divisor is the

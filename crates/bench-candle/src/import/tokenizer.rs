@@ -3,7 +3,10 @@
 //! The file names its way of splitting text (`tokenizer.ggml.pre`) and does not describe it, so each
 //! way is written down here, as the model's publisher configured it.
 
-use std::{collections::HashSet, str::FromStr};
+use std::{
+    collections::{HashMap, HashSet},
+    str::FromStr,
+};
 
 use serde_json::{Map, Value, json};
 use tokenizers::Tokenizer;
@@ -22,32 +25,60 @@ pub(super) struct Vocabulary {
     pub(super) eos: usize,
 }
 
-/// How text is split before byte pairs are merged.
-struct Splitting {
+/// How text becomes what pairs are merged of.
+struct Form {
     normalizer: Value,
     pre_tokenizer: Value,
+    decoder: Value,
     /// A piece that is a token as a whole is not merged.
     ignore_merges: bool,
     adds_bos: bool,
 }
 
+/// The ways of splitting text that a GGUF file names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Splitting {
+    /// Bytes, split by a rule that has a name.
+    Bytes(&'static str),
+    /// SentencePiece's pieces, where a space is a character of its own.
+    Pieces {
+        /// Whether text begins with a space in any case.
+        prefix: bool,
+    },
+}
+
+/// SentencePiece's sign for a space.
+const SPACE: &str = "\u{2581}";
+
 /// Token types of `llama_token_type` in llama.h.
+const UNKNOWN: usize = 2;
 const CONTROL: usize = 3;
 const USER_DEFINED: usize = 4;
 const UNUSED: usize = 5;
+const BYTE: usize = 6;
 
 /// Tokens that end an answer in one chat format or another; a model stops at each one it has.
-const ENDS: [&str; 6] =
-    ["<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|endoftext|>", "<|end_of_text|>", "</s>"];
+const ENDS: [&str; 7] = [
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "</s>",
+    "<end_of_turn>",
+];
 
 impl Vocabulary {
     pub(super) fn read(gguf: &Gguf) -> Result<Self, ImportError> {
         let missing = |key: &str| ImportError::MissingKey { key: key.into() };
-        let model = gguf.text("tokenizer.ggml.model")?.unwrap_or("(none)");
-        if model != "gpt2" {
-            return Err(ImportError::TokenizerModel { found: model.into() });
-        }
-        let splitting = splitting(gguf.text("tokenizer.ggml.pre")?.unwrap_or("(none)"))?;
+        let splitting = match gguf.text("tokenizer.ggml.model")?.unwrap_or("(none)") {
+            "gpt2" => Splitting::named(gguf.text("tokenizer.ggml.pre")?.unwrap_or("(none)"))?,
+            "llama" => Splitting::Pieces {
+                prefix: gguf.flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(true),
+            },
+            other => return Err(ImportError::TokenizerModel { found: other.into() }),
+        };
+        let form = splitting.form();
         let tokens =
             gguf.texts("tokenizer.ggml.tokens")?.ok_or_else(|| missing("tokenizer.ggml.tokens"))?;
         let types = gguf
@@ -58,16 +89,28 @@ impl Vocabulary {
                 what: format!("{} tokens and {} token types", tokens.len(), types.len()),
             });
         }
-        let merges = gguf
-            .texts("tokenizer.ggml.merges")?
-            .ok_or_else(|| missing("tokenizer.ggml.merges"))?
-            .into_iter()
-            .map(|merge| {
-                split_merge(merge).ok_or_else(|| ImportError::Vocabulary {
-                    what: format!("the merge `{merge}`, which is not two tokens"),
+        let merges = match splitting {
+            Splitting::Bytes(_) => gguf
+                .texts("tokenizer.ggml.merges")?
+                .ok_or_else(|| missing("tokenizer.ggml.merges"))?
+                .into_iter()
+                .map(|merge| {
+                    split_merge(merge).ok_or_else(|| ImportError::Vocabulary {
+                        what: format!("the merge `{merge}`, which is not two tokens"),
+                    })
                 })
-            })
-            .collect::<Result<Vec<_>, _>>()?;
+                .collect::<Result<Vec<_>, _>>()?,
+            Splitting::Pieces { .. } => {
+                let scores = gguf.floats("tokenizer.ggml.scores")?;
+                let scores = scores.ok_or_else(|| missing("tokenizer.ggml.scores"))?;
+                if scores.len() != tokens.len() {
+                    return Err(ImportError::Vocabulary {
+                        what: format!("{} tokens and {} scores", tokens.len(), scores.len()),
+                    });
+                }
+                merges_by_score(&tokens, &types, &scores)
+            }
+        };
         let token_id = |name: &str| {
             let key = format!("tokenizer.ggml.{name}_token_id");
             match gguf.count(&key)? {
@@ -79,7 +122,7 @@ impl Vocabulary {
         };
         let eos = token_id("eos")?.ok_or_else(|| missing("tokenizer.ggml.eos_token_id"))?;
         let bos = token_id("bos")?;
-        let adds_bos = gguf.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(splitting.adds_bos);
+        let adds_bos = gguf.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(form.adds_bos);
 
         let mut vocabulary = Map::new();
         let mut added = Vec::new();
@@ -93,10 +136,10 @@ impl Vocabulary {
             if vocabulary.insert(token.into(), json!(id)).is_some() {
                 return Err(ImportError::Vocabulary { what: format!("the token `{token}` twice") });
             }
-            if matches!(kind, CONTROL | USER_DEFINED) {
+            if matches!(kind, CONTROL | USER_DEFINED | UNKNOWN) {
                 added.push(json!({
                     "id": id, "content": token, "single_word": false, "lstrip": false,
-                    "rstrip": false, "normalized": false, "special": kind == CONTROL,
+                    "rstrip": false, "normalized": false, "special": kind != USER_DEFINED,
                 }));
             }
             if kind == CONTROL && named_ends.contains(token) {
@@ -107,20 +150,22 @@ impl Vocabulary {
         ends.retain(|&id| seen.insert(id));
 
         let n_tokens = vocabulary.len();
+        let pieces = matches!(splitting, Splitting::Pieces { .. });
+        let unknown = types.iter().position(|kind| *kind == UNKNOWN).filter(|_| pieces);
         let tokenizer = json!({
             "version": "1.0",
             "truncation": null,
             "padding": null,
             "added_tokens": added,
-            "normalizer": splitting.normalizer,
-            "pre_tokenizer": splitting.pre_tokenizer,
+            "normalizer": form.normalizer,
+            "pre_tokenizer": form.pre_tokenizer,
             "post_processor": bos.filter(|_| adds_bos).map(|id| begin_with(tokens[id], id)),
-            "decoder": byte_level(true),
+            "decoder": form.decoder,
             "model": {
-                "type": "BPE", "dropout": null, "unk_token": null,
+                "type": "BPE", "dropout": null, "unk_token": unknown.map(|id| tokens[id]),
                 "continuing_subword_prefix": null, "end_of_word_suffix": null,
-                "fuse_unk": false, "byte_fallback": false,
-                "ignore_merges": splitting.ignore_merges,
+                "fuse_unk": pieces, "byte_fallback": pieces,
+                "ignore_merges": form.ignore_merges,
                 "vocab": vocabulary, "merges": merges,
             },
         });
@@ -157,30 +202,128 @@ fn split_merge(merge: &str) -> Option<(&str, &str)> {
     Some((&merge[..space], &merge[space + 1..]))
 }
 
-fn splitting(name: &str) -> Result<Splitting, ImportError> {
-    let plain = |pre_tokenizer| Splitting {
-        normalizer: Value::Null,
-        pre_tokenizer,
-        ignore_merges: false,
-        adds_bos: false,
+/// The merges of a SentencePiece vocabulary: each way to make a token of two others, the tokens with
+/// the highest score first, as SentencePiece merges them.
+fn merges_by_score<'a>(
+    tokens: &[&'a str],
+    types: &[usize],
+    scores: &[f64],
+) -> Vec<(&'a str, &'a str)> {
+    let ids: HashMap<&str, usize> = tokens.iter().copied().zip(0..).collect();
+    let mut merges = Vec::new();
+    for (id, token) in tokens.iter().enumerate() {
+        if matches!(types[id], CONTROL | UNKNOWN | UNUSED | BYTE) {
+            continue;
+        }
+        for (cut, _) in token.char_indices().skip(1) {
+            let (left, right) = token.split_at(cut);
+            if ids.contains_key(left) && ids.contains_key(right) {
+                merges.push((scores[id], left, right));
+            }
+        }
+    }
+    let length = |text: &str| text.chars().count();
+    merges.sort_by(|a, b| {
+        b.0.total_cmp(&a.0)
+            .then_with(|| length(b.1).cmp(&length(a.1)))
+            .then_with(|| length(b.2).cmp(&length(a.2)))
+    });
+    merges.into_iter().map(|(_, left, right)| (left, right)).collect()
+}
+
+/// How the tokenizer of a Hugging Face folder splits text, where a GGUF file has a name for it.
+pub(crate) fn splitting_of(tokenizer: &Value) -> Option<Splitting> {
+    let bytes = ["gpt-2", "smollm", "qwen2", "llama-bpe"].map(Splitting::Bytes);
+    let pieces = [true, false].map(|prefix| Splitting::Pieces { prefix });
+    // Offsets play no part in what the ids are, and neither does whether a split is said to be kept
+    // when nothing is left to split.
+    let plain = |value: &Value| {
+        let mut value = value.clone();
+        strip(&mut value);
+        value
     };
-    Ok(match name {
-        "gpt-2" => plain(byte_level(true)),
-        "smollm" => plain(sequence(
-            &json!({"type": "Digits", "individual_digits": true}),
-            &byte_level(true),
-        )),
-        "qwen2" => Splitting {
-            normalizer: json!({"type": "NFC"}),
-            ..plain(sequence(&words(r"\p{N}"), &byte_level(false)))
-        },
-        "llama-bpe" | "llama3" | "llama-v3" => Splitting {
-            ignore_merges: true,
-            adds_bos: true,
-            ..plain(sequence(&words(r"\p{N}{1,3}"), &byte_level(false)))
-        },
-        _ => return Err(ImportError::Splitting { found: name.into() }),
+    bytes.into_iter().chain(pieces).find(|splitting| {
+        let form = splitting.form();
+        let is_pieces = matches!(splitting, Splitting::Pieces { .. });
+        let falls_back = tokenizer["model"]["byte_fallback"] == true;
+        is_pieces == falls_back
+            && plain(&form.normalizer) == plain(&tokenizer["normalizer"])
+            && (is_pieces || plain(&form.pre_tokenizer) == plain(&tokenizer["pre_tokenizer"]))
     })
+}
+
+fn strip(value: &mut Value) {
+    match value {
+        Value::Object(object) => {
+            object.remove("trim_offsets");
+            object.values_mut().for_each(strip);
+        }
+        Value::Array(items) => items.iter_mut().for_each(strip),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+impl Splitting {
+    fn named(name: &str) -> Result<Self, ImportError> {
+        Ok(Self::Bytes(match name {
+            "gpt-2" => "gpt-2",
+            "smollm" => "smollm",
+            "qwen2" => "qwen2",
+            "llama-bpe" | "llama3" | "llama-v3" => "llama-bpe",
+            _ => return Err(ImportError::Splitting { found: name.into() }),
+        }))
+    }
+
+    fn form(self) -> Form {
+        let plain = |pre_tokenizer| Form {
+            normalizer: Value::Null,
+            pre_tokenizer,
+            decoder: byte_level(true),
+            ignore_merges: false,
+            adds_bos: false,
+        };
+        match self {
+            Self::Bytes("smollm") => plain(sequence(
+                &json!({"type": "Digits", "individual_digits": true}),
+                &byte_level(true),
+            )),
+            Self::Bytes("qwen2") => Form {
+                normalizer: json!({"type": "NFC"}),
+                ..plain(sequence(&words(r"\p{N}"), &byte_level(false)))
+            },
+            Self::Bytes("llama-bpe") => Form {
+                ignore_merges: true,
+                adds_bos: true,
+                ..plain(sequence(&words(r"\p{N}{1,3}"), &byte_level(false)))
+            },
+            Self::Bytes(_) => plain(byte_level(true)),
+            Self::Pieces { prefix } => pieces(prefix),
+        }
+    }
+}
+
+/// SentencePiece's form: spaces become characters, and what is no token becomes its bytes.
+fn pieces(prefix: bool) -> Form {
+    let spaces = json!({"type": "Replace", "pattern": {"String": " "}, "content": SPACE});
+    let mut decoders = vec![
+        json!({"type": "Replace", "pattern": {"String": SPACE}, "content": " "}),
+        json!({"type": "ByteFallback"}),
+        json!({"type": "Fuse"}),
+    ];
+    let normalizer = if prefix {
+        decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
+        let prepend = json!({"type": "Prepend", "prepend": SPACE});
+        json!({"type": "Sequence", "normalizers": [prepend, spaces]})
+    } else {
+        spaces
+    };
+    Form {
+        normalizer,
+        pre_tokenizer: Value::Null,
+        decoder: json!({"type": "Sequence", "decoders": decoders}),
+        ignore_merges: false,
+        adds_bos: true,
+    }
 }
 
 fn sequence(first: &Value, second: &Value) -> Value {

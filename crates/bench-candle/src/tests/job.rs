@@ -166,12 +166,13 @@ fn seeds_differ_and_a_seed_repeats() {
 
 #[test]
 fn a_merged_model_predicts_what_base_and_adapter_do() {
-    for model_type in ["llama", "qwen2", "qwen3"] {
+    for model_type in ["llama", "qwen2", "qwen3", "gemma3_text"] {
         let fixture = Fixture::new(model_type);
         let job = fixture.job("adapter", examples(6), settings());
         train(&job);
         let merged = fixture.path("merged");
-        merge(&job.base.path, &job.output, &merged).unwrap();
+        let found = merge(&job.base.path, &job.output, &merged).unwrap();
+        assert!(found.tokens == 64 && found.largest_difference < 1e-3, "{found:?}");
         let mut base = job.base.clone();
         let rows = probe_rows(&job.examples);
         let trainer = CandleTrainer::default();
