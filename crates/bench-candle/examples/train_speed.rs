@@ -1,7 +1,7 @@
 //! How fast an adapter is trained: steps of `rows` rows of `tokens` tokens on a model folder.
 //!
 //! ```text
-//! cargo run --release -p bench-candle --example train_speed -- MODEL ROWS TOKENS STEPS [checkpointing]
+//! cargo run --release -p bench-candle --example train_speed -- MODEL ROWS TOKENS STEPS [checkpointing] [qlora]
 //! ```
 //! Prints one line of JSON. The first step is left out: it makes the buffers.
 
@@ -9,16 +9,16 @@ use std::{env, error::Error, path::PathBuf, time::Instant};
 
 use bench_candle::CandleTrainer;
 use bench_core::backend::{ModelFolder, TrainExample, TrainJob, Trainer};
-use bench_core::spec::Finetune;
+use bench_core::spec::{Finetune, Method};
 
 #[expect(clippy::print_stdout, reason = "the measurement is the output")]
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let [model, rows, tokens, steps, rest @ ..] = arguments.as_slice() else {
-        return Err("give MODEL ROWS TOKENS STEPS [checkpointing]".into());
+        return Err("give MODEL ROWS TOKENS STEPS [checkpointing] [qlora]".into());
     };
     let (rows, tokens, steps): (u32, u32, u32) = (rows.parse()?, tokens.parse()?, steps.parse()?);
-    let checkpointing = rest.iter().any(|argument| argument == "checkpointing");
+    let has = |word: &str| rest.iter().any(|argument| argument == word);
     let output = env::temp_dir().join(format!("train_speed-{}", std::process::id()));
     // Each word is one token or more; rows are cut to their length.
     let text = |row: u32| {
@@ -35,7 +35,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             micro_batch_size: rows,
             sequence_len: tokens,
             truncate: true,
-            gradient_checkpointing: checkpointing,
+            gradient_checkpointing: has("checkpointing"),
+            method: if has("qlora") { Method::Qlora } else { Method::Lora },
             ..Finetune::default()
         },
         seed: 0,
