@@ -16,9 +16,11 @@ pub mod score;
 pub mod scripted;
 pub mod search;
 pub mod store;
+mod train;
 mod tune;
 
 pub use backends::{Backends, Counter, ResolvedModel};
 pub use calibrate::calibrate;
 pub use load::{Loaded, LoadedCalibration, LoadedSet, load, load_calibration, load_with};
 pub use run::{Finished, Options, RunError, Stop, run};
+pub use train::train;

@@ -5,6 +5,7 @@ mod catalog;
 mod compare;
 mod doctor;
 mod exit;
+mod finetune;
 mod index;
 mod init;
 mod judge;
@@ -107,6 +108,42 @@ enum Command {
         /// Where to listen; port 0 takes any that is free.
         #[arg(long, default_value = "127.0.0.1:8642")]
         listen: std::net::SocketAddr,
+    },
+    /// Train the adapters of the fine-tuned arms and nothing else; a run finds them.
+    Train {
+        /// The experiment file.
+        experiment: PathBuf,
+        /// Only this arm; may be given several times.
+        #[arg(long = "arm")]
+        arms: Vec<String>,
+    },
+    /// Fold an adapter into its base: a model folder that needs no adapter, checked against both.
+    Merge {
+        /// The adapter's folder, as `bench train` printed it.
+        adapter: PathBuf,
+        /// The folder to make.
+        #[arg(long)]
+        out: PathBuf,
+        /// The base's folder, where it is not the one that the adapter names.
+        #[arg(long)]
+        base: Option<PathBuf>,
+    },
+    /// Write an adapter for other programs: PEFT files, a merged model folder, or a GGUF file.
+    Export {
+        /// The adapter's folder, or for GGUF also a model folder.
+        source: PathBuf,
+        /// What to write.
+        #[arg(long, value_enum)]
+        format: finetune::Format,
+        /// Numeric type of the matrices of a GGUF file.
+        #[arg(long, value_enum, default_value = "f32")]
+        outtype: finetune::Outtype,
+        /// The base's folder, where it is not the one that the adapter names.
+        #[arg(long)]
+        base: Option<PathBuf>,
+        /// Where to write; beside the source when absent.
+        #[arg(long)]
+        out: Option<PathBuf>,
     },
     /// The models and libraries in the cache.
     Models {
@@ -250,6 +287,13 @@ fn execute(command: Command) -> miette::Result<Exit> {
             judge::label(&report, samples, seed)
         }
         Command::View { reports, runs, listen } => view::serve(&reports, &runs, listen),
+        Command::Train { experiment, arms } => finetune::train(&load(&experiment, None)?, &arms),
+        Command::Merge { adapter, out, base } => {
+            finetune::merge_into(&adapter, base.as_deref(), &out)
+        }
+        Command::Export { source, format, outtype, base, out } => {
+            finetune::export(&source, format, outtype, base.as_deref(), out.as_deref())
+        }
         Command::Models { command } => models(&command),
         Command::Index { command } => {
             let loaded = load(&command.which().experiment, None)?;

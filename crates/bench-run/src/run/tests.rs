@@ -436,3 +436,21 @@ fn one_adapter_learns_several_sets_and_is_reported_for_each() {
     assert_eq!((training[0].rows, training[1].rows), (2, 2));
     assert!(training.iter().all(|entry| entry.arms == ["tuned"]));
 }
+
+#[test]
+fn training_alone_leaves_adapters_that_a_run_finds() {
+    let folder = Folder::new();
+    let loaded = load(&folder.0.path().join("x.yaml"), &|_| None, None).unwrap();
+    let trained = crate::train(&loaded, &ScriptedBackends, &[], &Quiet).unwrap();
+    // One arm, two seeds.
+    assert_eq!(trained.iter().map(|entry| entry.seed).collect::<Vec<_>>(), [0, 1]);
+    assert!(trained.iter().all(|entry| entry.arms == ["tuned"]));
+    assert!(trained.iter().all(|entry| entry.outcome.adapter.is_dir()));
+    let none = crate::train(&loaded, &ScriptedBackends, &["zero".into()], &Quiet).unwrap();
+    assert!(none.is_empty());
+    let finished = folder.run(&Options::default()).unwrap();
+    let outcomes = |entries: &[bench_core::manifest::TrainingEntry]| {
+        entries.iter().map(|entry| entry.outcome.digest.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(outcomes(&finished.manifest.training), outcomes(&trained));
+}

@@ -1,0 +1,225 @@
+//! Fine-tuning without an experiment's other stages: training alone, and what can be made of an adapter.
+
+use std::path::{Path, PathBuf};
+
+use bench_candle::{Exported, GgufKind, TrainError, export_gguf, export_peft, merge};
+use bench_run::Loaded;
+use clap::ValueEnum;
+use miette::{IntoDiagnostic as _, miette};
+
+use crate::backends::Real;
+use crate::exit::Exit;
+use crate::models::{Cache, size_of};
+use crate::progress;
+
+/// What `bench export` writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// The adapter's two files, for PEFT and everything that reads its adapters.
+    Peft,
+    /// The merged model as a Hugging Face folder.
+    Safetensors,
+    /// The merged model as one file for llama.cpp and what is built on it.
+    Gguf,
+}
+
+/// How the matrices of a GGUF file are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Outtype {
+    /// 32 bits: the same numbers.
+    F32,
+    /// 16 bits.
+    F16,
+}
+
+/// Trains the adapters of an experiment and says where they lie.
+pub(crate) fn train(loaded: &Loaded, arms: &[String]) -> miette::Result<Exit> {
+    let tuned: Vec<&str> = loaded
+        .plans
+        .iter()
+        .filter(|plan| plan.finetune.is_some())
+        .map(|plan| plan.name.as_str())
+        .collect();
+    if tuned.is_empty() {
+        return Err(miette!(
+            help = "give an arm a strategy like `finetune: { num_epochs: 3 }`",
+            "no arm of this experiment is fine-tuned"
+        ));
+    }
+    if let Some(arm) = arms.iter().find(|arm| !tuned.contains(&arm.as_str())) {
+        return Err(miette!(
+            help = format!("the fine-tuned arms are: {}", tuned.join(", ")),
+            "there is no fine-tuned arm `{arm}`"
+        ));
+    }
+    let progress = progress::terminal();
+    let entries = match bench_run::train(loaded, &Real::new(Cache::open()), arms, progress.as_ref())
+    {
+        Ok(entries) => entries,
+        Err(error) => {
+            let help = "what was trained until now is kept; the same command goes on";
+            anstream::eprintln!("{:?}", miette!(help = help, "{error}"));
+            return Ok(Exit::Backend);
+        }
+    };
+    for entry in &entries {
+        let outcome = &entry.outcome;
+        let last = outcome.steps.last();
+        let share = outcome.trainable_parameters as f64 / outcome.total_parameters.max(1) as f64;
+        let dev = outcome.steps.iter().rev().find_map(|step| step.dev_loss);
+        anstream::println!(
+            "{}: {} on {}, seed {}: {} rows, {} steps, loss {:.3}{}, {:.0} tokens/s, {:.0} s; \
+             {} of {} parameters trained ({:.2} %), {:.1} MB; peak memory {:.2} GiB",
+            outcome.adapter.display(),
+            entry.arms.join(", "),
+            entry.set,
+            entry.seed,
+            entry.rows,
+            outcome.steps.len(),
+            last.map_or(f64::NAN, |step| step.loss),
+            dev.map_or_else(String::new, |loss| format!(", validation loss {loss:.3}")),
+            last.map_or(0.0, |step| step.tokens_per_second),
+            outcome.seconds,
+            outcome.trainable_parameters,
+            outcome.total_parameters,
+            100.0 * share,
+            size_of(&outcome.adapter) as f64 / 1e6,
+            outcome.peak_memory_bytes as f64 / f64::from(1 << 30),
+        );
+    }
+    Ok(Exit::Done)
+}
+
+/// Folds an adapter into its base.
+pub(crate) fn merge_into(adapter: &Path, base: Option<&Path>, out: &Path) -> miette::Result<Exit> {
+    let base = base_of(adapter, base)?;
+    let merged = merge(&base, adapter, out).map_err(|error| explained(&error))?;
+    anstream::println!(
+        "{}: the merged model; over {} tokens it predicts what base and adapter do, within {:.1e} nats",
+        out.display(),
+        merged.tokens,
+        merged.largest_difference
+    );
+    Ok(Exit::Done)
+}
+
+/// Writes an adapter, or a model folder, in another format.
+pub(crate) fn export(
+    source: &Path,
+    format: Format,
+    outtype: Outtype,
+    base: Option<&Path>,
+    out: Option<&Path>,
+) -> miette::Result<Exit> {
+    let is_adapter = source.join(ADAPTER_CONFIG).exists();
+    let out = out.map_or_else(|| beside(source, format), Path::to_owned);
+    match format {
+        Format::Peft if !is_adapter => Err(miette!(
+            help = "give the folder that `bench train` printed",
+            "`{}` is not an adapter: it has no `{ADAPTER_CONFIG}`",
+            source.display()
+        )),
+        Format::Peft => {
+            export_peft(source, &out, None).map_err(|error| explained(&error))?;
+            anstream::println!("{}: the adapter in PEFT's format", out.display());
+            Ok(Exit::Done)
+        }
+        Format::Safetensors if is_adapter => merge_into(source, base, &out),
+        Format::Safetensors => Err(miette!(
+            help = "give an adapter, or choose `--format gguf`",
+            "`{}` is a model folder of safetensors already",
+            source.display()
+        )),
+        Format::Gguf => {
+            let kind = match outtype {
+                Outtype::F32 => GgufKind::F32,
+                Outtype::F16 => GgufKind::F16,
+            };
+            let exported = if is_adapter {
+                let base = base_of(source, base)?;
+                let scratch = out.with_extension("merging");
+                let exported =
+                    merge(&base, source, &scratch).and_then(|_| export_gguf(&scratch, &out, kind));
+                if scratch.exists() {
+                    std::fs::remove_dir_all(&scratch).into_diagnostic()?;
+                }
+                exported
+            } else {
+                export_gguf(source, &out, kind)
+            };
+            let Exported { architecture, tensors, bytes } =
+                exported.map_err(|error| explained(&error))?;
+            anstream::println!(
+                "{}: {tensors} tensors of architecture `{architecture}`, {:.1} MB",
+                out.display(),
+                bytes as f64 / 1e6
+            );
+            Ok(Exit::Done)
+        }
+    }
+}
+
+const ADAPTER_CONFIG: &str = "adapter_config.json";
+
+/// Where an export goes when nobody says.
+fn beside(source: &Path, format: Format) -> PathBuf {
+    let name = source.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    source.with_file_name(match format {
+        Format::Peft => format!("{name}-peft"),
+        Format::Safetensors => format!("{name}-merged"),
+        Format::Gguf => format!("{name}.gguf"),
+    })
+}
+
+/// The base that the caller names, or else the one that the adapter does.
+fn base_of(adapter: &Path, base: Option<&Path>) -> miette::Result<PathBuf> {
+    if let Some(base) = base {
+        return Ok(base.to_owned());
+    }
+    let path = adapter.join(ADAPTER_CONFIG);
+    let text = std::fs::read_to_string(&path).map_err(|error| {
+        miette!(
+            help = "give the folder that `bench train` printed",
+            "`{}` is not an adapter: {error}",
+            adapter.display()
+        )
+    })?;
+    let json: serde_json::Value = serde_json::from_str(&text).into_diagnostic()?;
+    let name = json["base_model_name_or_path"].as_str().unwrap_or_default();
+    let base = PathBuf::from(name);
+    if base.join("config.json").exists() {
+        return Ok(base);
+    }
+    Err(miette!(
+        help = "give the base's folder with --base",
+        "the adapter was trained on `{name}`, which is no model folder here"
+    ))
+}
+
+fn explained(error: &TrainError) -> miette::Report {
+    miette!("{error}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_export_goes_beside_its_source() {
+        let source = Path::new("runs/x/adapters/ab12");
+        assert_eq!(beside(source, Format::Gguf), Path::new("runs/x/adapters/ab12.gguf"));
+        assert_eq!(beside(source, Format::Peft), Path::new("runs/x/adapters/ab12-peft"));
+    }
+
+    #[test]
+    fn a_base_that_is_not_here_must_be_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = base_of(folder.path(), None).unwrap_err().to_string();
+        assert!(error.contains("is not an adapter"), "{error}");
+        let config = "{\"base_model_name_or_path\": \"org/model\"}";
+        std::fs::write(folder.path().join(ADAPTER_CONFIG), config).unwrap();
+        let error = base_of(folder.path(), None).unwrap_err().to_string();
+        assert!(error.contains("`org/model`, which is no model folder here"), "{error}");
+        assert_eq!(base_of(folder.path(), Some(Path::new("b"))).unwrap(), Path::new("b"));
+    }
+}
