@@ -433,7 +433,7 @@ fn one_adapter_learns_several_sets_and_is_reported_for_each() {
     let sets: Vec<&str> = training.iter().map(|entry| entry.set.as_str()).collect();
     assert_eq!(sets, ["s", "s2"]);
     assert_eq!(training[0].outcome.digest, training[1].outcome.digest);
-    assert_eq!((training[0].rows, training[1].rows), (2, 2));
+    assert_eq!((training[0].rows, training[1].rows), (3, 3));
     assert!(training.iter().all(|entry| entry.arms == ["tuned"]));
 }
 
