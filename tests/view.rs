@@ -60,6 +60,8 @@ fn a_report_is_served_and_a_label_kept() {
     scratch.bench(&["run", "x.yaml"]);
     let view = View::start(&scratch, "127.0.0.1:0");
     assert!(view.ask("GET", "/", "").1.contains("<a href=\"/runs/x/\">x</a>"));
+    let page = view.ask("GET", "/compare?a=x&b=x", "").1;
+    assert!(page.contains("facts") && page.contains("/assets/report.css"), "{page}");
     let (status, page) = view.ask("GET", "/runs/x/", "");
     assert_eq!(status, 200, "{page}");
     assert!(page.contains("bench-view") && page.contains("/assets/report.js"));

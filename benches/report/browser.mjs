@@ -67,8 +67,9 @@ compare: { baseline: zero_shot }
 
 const visit = async (browser, file) => {
   const page = await browser.newPage();
+  page.setDefaultTimeout(120_000);
   await page.goto(pathToFileURL(file).href);
-  await page.waitForSelector("#trials.is-ready", { timeout: 60_000 });
+  await page.waitForSelector("#trials.is-ready");
   const paint = await page.evaluate(() => performance.getEntriesByName("first-contentful-paint")[0].startTime);
   const ready = await page.evaluate(() => performance.now());
   // Each filter, from the event to the laid-out list.

@@ -128,7 +128,7 @@ for (const colorScheme of ["light", "dark"]) {
       assert.ok(tooWide <= 0, `the page is ${tooWide} px wider than the window`);
     }, { colorScheme, viewport: { width, height: 900 } });
     await check(`the pages of bench view are accessible, ${colorScheme}, ${width} px`, async (page) => {
-      for (const [name, path] of [["index", "/"], ["compare", "/compare?a=x&b=injections"], ["live", "/runs/x/live"], ["failure", "/nowhere"]]) {
+      for (const [name, path] of [["index", "/"], ["compare", "/compare?a=x&b=injections"], ["changes", "/compare?a=x&b=x"], ["live", "/runs/x/live"], ["failure", "/nowhere"]]) {
         await page.goto(site + path).catch(() => {});
         if (name === "index" || name === "live") await page.waitForSelector("#runs li");
         await page.screenshot({ path: `${screens}/view-${name}-${colorScheme}-${width}.png` });

@@ -180,7 +180,8 @@ impl RunComparison {
     pub fn markdown(&self) -> Result<String, ReportError> {
         let mut flips = FLIPS;
         loop {
-            let text = self.render("compare.md", include_str!("templates/compare.md.j2"), flips)?;
+            let text =
+                self.render("compare.md", include_str!("templates/compare.md.j2"), flips, false)?;
             if text.chars().count() <= COMMENT || flips == 0 {
                 return Ok(text);
             }
@@ -193,7 +194,16 @@ impl RunComparison {
     /// # Errors
     /// When the page cannot be written.
     pub fn html(&self) -> Result<String, ReportError> {
-        self.render("compare.html", include_str!("templates/compare.html.j2"), MOST_FLIPS)
+        self.render("compare.html", include_str!("templates/compare.html.j2"), MOST_FLIPS, false)
+    }
+
+    /// The same page for a server that shows it: style and script are links, as those of
+    /// [`crate::served_page`].
+    ///
+    /// # Errors
+    /// When the page cannot be written.
+    pub fn served(&self) -> Result<String, ReportError> {
+        self.render("compare.html", include_str!("templates/compare.html.j2"), MOST_FLIPS, true)
     }
 
     fn render(
@@ -201,6 +211,7 @@ impl RunComparison {
         name: &'static str,
         template: &'static str,
         flips: usize,
+        is_served: bool,
     ) -> Result<String, ReportError> {
         let mut environment = grid::environment()?;
         environment.add_template(name, template)?;
@@ -209,6 +220,7 @@ impl RunComparison {
             page => Shape::from_serialize(&self.page),
             sections => Shape::from_serialize(&sections),
             flips => flips,
+            served => is_served,
             style => Shape::from_safe_string(include_str!("templates/report.css").to_owned()),
         })?;
         Ok(printable(&text))

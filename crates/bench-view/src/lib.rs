@@ -28,12 +28,12 @@ pub trait Library: Send + Sync {
     /// In words, for the page that is shown instead.
     fn open(&self, folder: &Path) -> Result<Arc<dyn Report>, String>;
 
-    /// What changed between two reports, as Markdown or plain text, where the library can say more
-    /// than their summaries side by side.
+    /// The page of what changed between two reports, with links to `/assets/` for style and script.
     ///
     /// # Errors
-    /// Why they cannot be compared, in words.
-    fn compare(&self, a: &Path, b: &Path) -> Option<Result<String, String>>;
+    /// Why they cannot be compared on the same samples, in words: their means are then shown side by
+    /// side.
+    fn compare(&self, a: &Path, b: &Path) -> Result<String, String>;
 
     /// The style that [`Report::page`] links to as `/assets/report.css`.
     fn style(&self) -> &'static str;

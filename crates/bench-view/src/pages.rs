@@ -23,7 +23,7 @@ impl Pages {
             ("base", include_str!("templates/base.html.j2")),
             ("index", include_str!("templates/index.html.j2")),
             ("live", include_str!("templates/live.html.j2")),
-            ("compare", include_str!("templates/compare.html.j2")),
+            ("beside", include_str!("templates/beside.html.j2")),
             ("failure", include_str!("templates/failure.html.j2")),
         ] {
             environment.add_template(name, source)?;
@@ -66,15 +66,14 @@ impl Pages {
         self.render("live", context! { run, has_report, is_running => run.state == State::Running })
     }
 
-    /// What the library says of two reports, and their means side by side.
-    pub(crate) fn compare(
+    /// The means of two reports that cannot be compared on the same samples.
+    pub(crate) fn beside(
         &self,
-        pair: [&str; 2],
+        [a, b]: [&str; 2],
         names: &[String],
-        said: Option<&Result<String, String>>,
+        refused: &str,
         rows: &[Row],
     ) -> Result<String, Error> {
-        let [a, b] = pair;
         let rows: Vec<minijinja::Value> = rows
             .iter()
             .map(|row| {
@@ -84,12 +83,7 @@ impl Pages {
                 context! { set => row.set, metric => row.metric, arm => row.arm, means, difference }
             })
             .collect();
-        let (said, refused) = match said {
-            Some(Ok(text)) => (Some(text), None),
-            Some(Err(why)) => (None, Some(why)),
-            None => (None, None),
-        };
-        self.render("compare", context! { a, b, names, said, refused, rows })
+        self.render("beside", context! { a, b, names, refused, rows })
     }
 
     /// What is shown instead of a page.
@@ -133,10 +127,7 @@ mod tests {
         let [set, metric, arm] = [attack.clone(), attack.clone(), attack.clone()];
         let row = Row { set, metric, arm, a: None, b: None };
         let names = [attack.clone()];
-        let said = Ok(attack.clone());
-        check(&pages.compare([&attack, &attack], &names, Some(&said), &[row]).unwrap());
-        let refused = Err(attack.clone());
-        check(&pages.compare(["a", "b"], &[], Some(&refused), &[]).unwrap());
+        check(&pages.beside([&attack, &attack], &names, &attack, &[row]).unwrap());
         let root = tempfile::tempdir().unwrap();
         let report = root.path().join("reports/a");
         fs_err::create_dir_all(&report).unwrap();

@@ -303,10 +303,12 @@ struct Two {
 async fn compare(State(app): State<App>, Query(two): Query<Two>) -> Result<Html<String>, Failure> {
     app.blocking(move |app| {
         let (a, b) = (app.folder(&two.a)?, app.folder(&two.b)?);
-        let said = app.library.compare(&a, &b);
-        let rows = summary::beside(&a, &b);
-        let names = app.folders.reports();
-        Ok(Html(app.pages.compare([&two.a, &two.b], &names, said.as_ref(), &rows)?))
+        let refused = match app.library.compare(&a, &b) {
+            Ok(page) => return Ok(Html(page)),
+            Err(why) => why,
+        };
+        let (rows, names) = (summary::beside(&a, &b), app.folders.reports());
+        Ok(Html(app.pages.beside([&two.a, &two.b], &names, &refused, &rows)?))
     })
     .await
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use bench_core::manifest::Manifest;
 use bench_core::record::{Record, TrialId};
+use bench_report::{Samples, Side, compare_runs};
 use bench_view::{Folders, Library, Report, Server};
 use miette::{IntoDiagnostic as _, miette};
 
@@ -52,8 +53,20 @@ impl Library for Reports {
         Ok(Arc::new(Read { manifest, records, by_trial, page: OnceLock::new() }))
     }
 
-    fn compare(&self, _: &Path, _: &Path) -> Option<Result<String, String>> {
-        None
+    fn compare(&self, a: &Path, b: &Path) -> Result<String, String> {
+        let read = |folder: &Path| output::read(folder).map_err(|error| format!("{error:#}"));
+        let name =
+            |folder: &Path| folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let (names, old, new) = ([name(a), name(b)], read(a)?, read(b)?);
+        let side = |name, (manifest, records)| Side { name, manifest, records };
+        let before = side(&names[0], (&old.0, &old.1));
+        let after = side(&names[1], (&new.0, &new.1));
+        let comparison = compare_runs(before, after, Samples::OfEqualFiles)
+            .map_err(|error| error.to_string())?;
+        if !comparison.is_comparable() {
+            return Err(comparison.refused.join("; "));
+        }
+        comparison.served().map_err(|error| error.to_string())
     }
 
     fn style(&self) -> &'static str {

@@ -16,8 +16,8 @@ impl Library for Shelf {
         if folder.ends_with("broken") { Err("<b>no</b>".into()) } else { Ok(Arc::new(Book)) }
     }
 
-    fn compare(&self, a: &Path, b: &Path) -> Option<Result<String, String>> {
-        (a != b).then(|| Ok("| flips |".into()))
+    fn compare(&self, a: &Path, b: &Path) -> Result<String, String> {
+        if a == b { Err("they are <one>".into()) } else { Ok("<p>flips</p>".into()) }
     }
 
     fn style(&self) -> &'static str {
@@ -95,7 +95,8 @@ async fn pages_are_served_with_rules_that_forbid_scripts_inside_them() {
         ("/", "x y"),
         ("/runs/x%20y/", "/api/runs/x%20y"),
         ("/runs/x%20y/live", "x y"),
-        ("/compare?a=x+y&b=broken", "| flips |"),
+        ("/compare?a=x+y&b=broken", "<p>flips</p>"),
+        ("/compare?a=x+y&b=x%20y", "they are &lt;one&gt;"),
         ("/assets/report.js", "0;"),
         ("/assets/grade.js", "labels.jsonl"),
         ("/api/runs", "\"answered\":0"),
