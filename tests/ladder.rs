@@ -129,7 +129,7 @@ fn every_method_is_served_as_it_was_trained() {
         .iter()
         .map(|(name, _, settings)| {
             format!(
-                "  - {{ name: {name}, model: m, strategy: {{ finetune: {{ num_epochs: 20, learning_rate: 1.0e-2, micro_batch_size: 2, {settings} }} }} }}"
+                "  - {{ name: {name}, model: m, strategy: {{ finetune: {{ num_epochs: 20, sequence_len: 128, learning_rate: 1.0e-2, micro_batch_size: 2, {settings} }} }} }}"
             )
         })
         .collect();
