@@ -260,7 +260,7 @@ fn a_limit_on_a_cost_that_is_not_measured_is_refused() {
     check_problem(
         "baseline: zero }",
         "baseline: zero, constraints: { max_cost_per_1000: 1 } }",
-        "12: the cost is limited, and this run does not measure it: no prices for small [give `prices: { MODEL: { input: …, output: … } }`, or drop the limit]",
+        "12: the cost is limited, and this run does not measure it: no prices for small [give `prices: { date: …, models: { MODEL: { input: …, output: … } } }`, or drop the limit]",
     );
 }
 
@@ -356,11 +356,14 @@ fn a_gate_demands_something_that_can_be_measured() {
         ("metric: latency_p95_ms, ci_upper: \">= 800\"", "`>= 800` is no condition"),
         ("metric: latency_p95_ms, vs: few, ci_upper: \"<= 8\"", "is not compared with another"),
         ("metric: retention, ci_lower: \">= 0.9\"", "no set measures retention"),
-        ("metric: judge_agreement, ci_lower: \">= 0.9\"", "there is no judge"),
     ] {
         let found = gate(text);
         assert!(found.iter().any(|problem| problem.contains(expect)), "{text}: {found:?}");
     }
+    let unjudged = GOOD.replace(&format!("{JUDGE}\n"), "");
+    let agreement = "gates: [{ arm: zero, metric: judge_agreement, ci_lower: \">= 0.9\" }]\n";
+    let found = problems(&format!("{unjudged}{agreement}"));
+    assert!(found.iter().any(|problem| problem.contains("there is no judge")), "{found:?}");
 }
 
 #[test]
