@@ -416,6 +416,25 @@ fn the_page_of_a_server_has_no_script_and_no_style_in_it() {
 }
 
 #[test]
+fn a_chosen_prompt_is_shown_with_all_that_were_tried() {
+    let (manifest, records) = rich(&four_arms(), 6);
+    let report = built(&manifest, &records);
+    let page = text(&report, "report.md");
+    for words in
+        ["Prompts that were tried", "took 32 calls", "Name the keeper. {{ input }}", "(20)"]
+    {
+        assert!(page.contains(words), "{words}");
+    }
+    assert!(page.contains("What prompts are made of"));
+    let tuning = text(&report, "tables/tuning.csv");
+    let rows: Vec<&str> = tuning.lines().filter(|line| line.contains(",contains,")).collect();
+    assert_eq!(rows.len(), 3, "{tuning}");
+    assert!(rows[2].contains(",1,induction,1,2,20,0.625000,"), "{}", rows[2]);
+    let budgets = text(&report, "tables/budgets.csv");
+    assert!(budgets.contains(",instructions,12.000000"), "{budgets}");
+}
+
+#[test]
 fn the_columns_are_those_documented() {
     let documented = include_str!("../../../../docs/tables.md");
     let mut arms = four_arms();

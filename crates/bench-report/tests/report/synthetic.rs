@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 
 use bench_core::backend::{IndexInfo, Served, TrainOutcome, TrainStep};
 use bench_core::chat::Message;
-use bench_core::manifest::{IndexEntry, Machine, Manifest, ModelEntry, ParityEntry, TrainingEntry};
-use bench_core::record::{Answer, Outcome, Record, Retrieved, TrialId, Verdict};
+use bench_core::manifest::{
+    IndexEntry, Machine, Manifest, ModelEntry, Origin, ParityEntry, PromptCandidate, RungScore,
+    TrainingEntry, TuningEntry,
+};
+use bench_core::record::{Answer, Outcome, Record, Retrieved, TokenBudget, TrialId, Verdict};
 use bench_core::spec::{Experiment, resolve};
 use serde_json::{Value, json};
 
@@ -125,7 +128,46 @@ pub(crate) fn rich(arms: &[Arm], n: usize) -> (Manifest, Vec<Record>) {
         }
     }
     records.extend(skills);
+    for record in &mut records {
+        record.budget = Some(TokenBudget {
+            instructions: 12,
+            examples: 0,
+            context: 30 * record.retrieved.len() as u32,
+            question: 9,
+            answer: 16,
+        });
+    }
+    manifest.tuning = vec![tuning(&records[0].trial)];
     (manifest, records)
+}
+
+/// Two prompts for an arm, of which the second was chosen.
+fn tuning(trial: &TrialId) -> TuningEntry {
+    let candidate = |origin, user: &str, values: &[f64]| PromptCandidate {
+        origin,
+        system: None,
+        user: user.into(),
+        rungs: values
+            .iter()
+            .enumerate()
+            .map(|(rung, value)| RungScore { samples: 10 << rung, value: Some(*value) })
+            .collect(),
+    };
+    TuningEntry {
+        arm: trial.arm.clone(),
+        set: trial.set.clone(),
+        metric: "contains".into(),
+        dev_samples: 40,
+        candidates: vec![
+            candidate(Origin::Given, "Say it.\n{{ input }}", &[0.25]),
+            candidate(Origin::Induction, "Name the keeper.\n{{ input }}", &[0.5, 0.625]),
+        ],
+        chosen: 1,
+        unusable: 1,
+        calls: 32,
+        tokens_in: 900,
+        tokens_out: 120,
+    }
 }
 
 /// A run of `n` samples on two sets: `facts` with a corpus and `form` without.
