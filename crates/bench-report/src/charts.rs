@@ -29,6 +29,14 @@ pub(crate) struct Chart {
     pub(crate) svg: String,
 }
 
+/// The picture without its own style, for a page whose style has the same rules.
+pub(crate) fn unstyled(svg: &str) -> String {
+    match (svg.split_once("<style>"), svg.split_once("</style>")) {
+        (Some((head, _)), Some((_, rest))) => format!("{head}{rest}"),
+        _ => svg.to_owned(),
+    }
+}
+
 /// A chart before it has a place: kind, title, alternative text, SVG.
 struct Drawing {
     kind: &'static str,
@@ -71,4 +79,22 @@ pub(crate) fn all(evaluation: &Evaluation<'_>) -> Result<Vec<Chart>, ReportError
         }
     }
     Ok(charts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_turns_the_colours_that_a_picture_turns_itself() {
+        for (light, dark) in canvas::DARK {
+            for attribute in ["fill", "stroke"] {
+                let rule = format!("[{attribute}=\"{light}\"] {{ {attribute}: {dark}; }}");
+                assert!(crate::page::STYLE.contains(&rule), "{rule}");
+            }
+        }
+        let svg = "<svg><title>a</title><style>x</style><rect/></svg>";
+        assert_eq!(unstyled(svg), "<svg><title>a</title><rect/></svg>");
+        assert_eq!(unstyled("<svg/>"), "<svg/>");
+    }
 }

@@ -267,7 +267,7 @@ fn section<'c>(
                 path: chart.path.clone(),
                 title: chart.title.clone(),
                 alt: chart.alt.clone(),
-                svg: chart.svg.clone(),
+                svg: crate::charts::unstyled(&chart.svg),
             })
             .collect(),
     };
