@@ -454,12 +454,12 @@
     // What the first search needs is made while nothing else happens.
     (globalThis.requestIdleCallback ?? setTimeout)(() => { for (let sample = 0; sample < set.count; sample++) searchable(sample); });
   };
-  // Paint first; a page that nobody looks at paints nothing and need not wait.
+  // Paint first; a page that nobody looks at paints nothing, and must not wait for ever.
   let isStarted = false;
   const once = () => {
     if (!isStarted) start();
     isStarted = true;
   };
-  if (document.hidden) once();
-  else requestAnimationFrame(() => setTimeout(once));
+  requestAnimationFrame(() => setTimeout(once));
+  setTimeout(once, document.hidden ? 0 : 1000);
 })();
