@@ -31,8 +31,8 @@ use crate::models::Cache;
 const MINILM_DIMENSION: usize = 384;
 const MINILM_WINDOW: usize = 254;
 
-/// The part of the machine's memory that further copies of a small model may take: one eighth.
-const COPIES_SHARE: u64 = 8;
+/// The part of the machine's memory that further copies of a small model may take: one sixteenth.
+const COPIES_SHARE: u64 = 16;
 
 /// Everything a user can name in an experiment.
 pub(crate) struct Real {
