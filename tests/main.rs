@@ -10,6 +10,7 @@ mod crash;
 mod endpoint;
 mod judge;
 mod ladder;
+mod learning;
 mod quick;
 mod retrieval;
 mod view;

@@ -786,6 +786,10 @@ pub struct Finetune {
     pub load_best_model_at_end: bool,
     /// Use only this many training rows, drawn with the training seed.
     pub limit: Option<u32>,
+    /// Learning curve: trains and asks the arm on each of these numbers of rows. The rows of a size
+    /// are among those of every larger one. Every other table has the arm with the largest.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub train_sizes: Vec<u32>,
     /// Training seeds; each trains an adapter of its own.
     pub seeds: Vec<u64>,
     /// Train on prompts with passages, as they will be served.
@@ -867,6 +871,7 @@ impl Default for Finetune {
             early_stopping_patience: None,
             load_best_model_at_end: false,
             limit: None,
+            train_sizes: Vec::new(),
             seeds: vec![0],
             raft: None,
             mix: None,

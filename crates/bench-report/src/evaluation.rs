@@ -43,6 +43,8 @@ pub(crate) struct SetResult<'a> {
     labels: Vec<Option<&'a str>>,
     /// Those that have trials, in the experiment's order.
     pub(crate) contenders: Vec<Contender<'a>>,
+    /// Points of learning curves: arms on fewer rows, which are compared with nobody.
+    pub(crate) points: Vec<Point<'a>>,
     /// The contenders that the decision is made among: of an arm with several training seeds, the
     /// first, which no score has chosen.
     pub(crate) entrants: Vec<usize>,
@@ -68,6 +70,12 @@ pub(crate) struct Contender<'a> {
     pub(crate) training: Option<&'a TrainingEntry>,
     /// US dollars, where the experiment prices the machine.
     pub(crate) training_cost: Option<f64>,
+}
+
+/// An arm that was trained on fewer rows, and its scores on the deciding metric per sample.
+pub(crate) struct Point<'a> {
+    pub(crate) contender: Contender<'a>,
+    pub(crate) scores: Vec<Option<f64>>,
 }
 
 /// What the answers of a contender took.
@@ -177,7 +185,9 @@ impl<'a> SetResult<'a> {
         }
         let (samples, labels): (Vec<&str>, Vec<Option<&str>>) = samples.into_iter().unzip();
         let clusters = clusters(&samples, &labels, 0..samples.len());
-        let contenders = contenders(manifest, plans, &set.name, trials);
+        let (points, contenders): (Vec<_>, Vec<_>) = contenders(manifest, plans, &set.name, trials)
+            .into_iter()
+            .partition(|contender| plans[contender.arm].curve.is_some());
         let baseline = &manifest.experiment.compare.baseline;
         let baseline = contenders.iter().position(|c| plans[c.arm].name == *baseline);
         let correction = manifest.experiment.compare.correction;
@@ -187,6 +197,14 @@ impl<'a> SetResult<'a> {
                 Metric::new(name, &samples, &clusters, &contenders, baseline, options, correction)
             })
             .collect::<Result<Vec<_>, _>>()?;
+        let points = points
+            .into_iter()
+            .map(|contender| {
+                let name = metrics.first().map_or("", |metric| metric.name.as_str());
+                let scores = sample_means(&contender.trials, &samples, name);
+                Point { contender, scores }
+            })
+            .collect();
         let judge = manifest.experiment.judge.as_ref();
         let judge_decides = metrics.first().is_some_and(|metric| metric.name == JUDGE);
         if manifest.experiment.run.stop.is_some()
@@ -226,6 +244,7 @@ impl<'a> SetResult<'a> {
             clusters,
             labels,
             contenders,
+            points,
             entrants,
             baseline,
             metrics,
@@ -447,6 +466,13 @@ impl Metric {
         let values: Vec<f64> = kept.iter().map(|&(_, score)| score).collect();
         let clusters = set.clusters_of(&kept.iter().map(|&(at, _)| at).collect::<Vec<_>>());
         estimate(&values, &clusters, options)
+    }
+}
+
+impl<'a> SetResult<'a> {
+    /// Everyone who was asked, points of learning curves last.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Contender<'a>> {
+        self.contenders.iter().chain(self.points.iter().map(|point| &point.contender))
     }
 }
 

@@ -4,7 +4,7 @@
 use bench_stats::{Estimate, estimate};
 use serde_json::Value;
 
-use crate::evaluation::{Evaluation, Metric, SetResult};
+use crate::evaluation::{Contender, Evaluation, Metric, SetResult};
 
 /// One recipe.
 pub(crate) struct Curve {
@@ -20,8 +20,8 @@ pub(crate) struct Curve {
 /// What training on a number of rows gave.
 pub(crate) struct Point {
     pub(crate) rows: u64,
-    /// Contenders that were trained on so many: one per seed.
-    pub(crate) contenders: Vec<usize>,
+    /// Trainings on so many: one per seed.
+    pub(crate) seeds: usize,
     /// Mean over seeds and samples; its interval is over samples, for these adapters.
     pub(crate) estimate: Estimate,
 }
@@ -93,21 +93,31 @@ pub(crate) fn curves(
     set: &SetResult<'_>,
     metric: &Metric,
 ) -> Vec<Curve> {
-    let mut recipes: Vec<(Value, Vec<usize>)> = Vec::new();
-    for (at, contender) in set.contenders.iter().enumerate() {
-        if contender.training.is_none() {
-            continue;
-        }
+    let arms = set
+        .contenders
+        .iter()
+        .zip(&metric.scores)
+        .map(|(contender, scores)| (contender, &scores.scores));
+    let points = set.points.iter().map(|point| (&point.contender, &point.scores));
+    let mut recipes: Vec<(Value, Vec<Member<'_>>)> = Vec::new();
+    for (contender, scores) in arms.chain(points) {
+        let Some(training) = contender.training else { continue };
+        let member = Member { contender, scores, rows: training.rows };
         let recipe = recipe(evaluation, contender.arm);
         match recipes.iter_mut().find(|(known, _)| *known == recipe) {
-            Some((_, members)) => members.push(at),
-            None => recipes.push((recipe, vec![at])),
+            Some((_, members)) => members.push(member),
+            None => recipes.push((recipe, vec![member])),
         }
     }
-    recipes
-        .into_iter()
-        .filter_map(|(_, members)| curve(evaluation, set, metric, &members))
-        .collect()
+    recipes.into_iter().filter_map(|(_, members)| curve(evaluation, set, &members)).collect()
+}
+
+/// One training of a recipe.
+struct Member<'m> {
+    contender: &'m Contender<'m>,
+    /// Per sample.
+    scores: &'m [Option<f64>],
+    rows: u64,
 }
 
 /// What all arms of a curve share: everything but the number of rows and the seeds.
@@ -125,11 +135,9 @@ fn recipe(evaluation: &Evaluation<'_>, arm: usize) -> Value {
 fn curve(
     evaluation: &Evaluation<'_>,
     set: &SetResult<'_>,
-    metric: &Metric,
-    members: &[usize],
+    members: &[Member<'_>],
 ) -> Option<Curve> {
-    let rows_of = |at: usize| set.contenders[at].training.map_or(0, |entry| entry.rows);
-    let mut sizes: Vec<u64> = members.iter().map(|&at| rows_of(at)).collect();
+    let mut sizes: Vec<u64> = members.iter().map(|member| member.rows).collect();
     sizes.sort_unstable();
     sizes.dedup();
     if sizes.len() < 2 {
@@ -138,11 +146,11 @@ fn curve(
     let points: Vec<Point> = sizes
         .into_iter()
         .filter_map(|rows| {
-            let contenders: Vec<usize> =
-                members.iter().copied().filter(|&at| rows_of(at) == rows).collect();
+            let trained: Vec<&Member<'_>> =
+                members.iter().filter(|member| member.rows == rows).collect();
             let score = |sample: usize| -> Option<f64> {
                 let scores: Option<Vec<f64>> =
-                    contenders.iter().map(|&at| metric.scores[at].scores[sample]).collect();
+                    trained.iter().map(|member| member.scores[sample]).collect();
                 scores.map(|scores| scores.iter().sum::<f64>() / scores.len() as f64)
             };
             let kept: Vec<(usize, f64)> = (0..set.samples.len())
@@ -152,19 +160,18 @@ fn curve(
             let clusters =
                 set.clusters_of(&kept.iter().map(|(sample, _)| *sample).collect::<Vec<_>>());
             let estimate = estimate(&values, &clusters, &evaluation.options)?;
-            Some(Point { rows, contenders, estimate })
+            Some(Point { rows, seeds: trained.len(), estimate })
         })
         .collect();
     if points.len() < 2 {
         return None;
     }
-    let largest = *points.last()?.contenders.first()?;
-    let arm = set.contenders[largest].arm;
-    let names: Vec<&str> = points
-        .iter()
-        .flat_map(|point| &point.contenders)
-        .map(|&at| evaluation.plans[set.contenders[at].arm].name.as_str())
-        .collect();
+    let largest = points.last()?.rows;
+    let arm = members.iter().find(|member| member.rows == largest)?.contender.arm;
+    let mut in_order: Vec<&Member<'_>> = members.iter().collect();
+    in_order.sort_by_key(|member| member.rows);
+    let names: Vec<&str> =
+        in_order.iter().map(|member| evaluation.plans[member.contender.arm].arm()).collect();
     // A size without spread would have all the weight; its error is at least half a sample's.
     let weights: Vec<f64> = points
         .iter()

@@ -190,8 +190,8 @@ fn page(evaluation: &Evaluation<'_>, charts: &[Chart], gates: &[GateResult]) -> 
 fn warnings(evaluation: &Evaluation<'_>) -> Vec<String> {
     let mut warnings: Vec<String> = evaluation.manifest.warnings.clone();
     for set in &evaluation.sets {
-        let failed: usize = set.contenders.iter().map(|c| c.usage.failed).sum();
-        let trials: usize = set.contenders.iter().map(|c| c.usage.trials).sum();
+        let failed: usize = set.all().map(|c| c.usage.failed).sum();
+        let trials: usize = set.all().map(|c| c.usage.trials).sum();
         let name = &set.set.name;
         if trials == 0 {
             warnings.push(format!("{name}: no trial has run"));
@@ -202,14 +202,16 @@ fn warnings(evaluation: &Evaluation<'_>) -> Vec<String> {
             warnings
                 .push(format!("{name}: {failed} of {trials} trials failed; means leave them out"));
         }
-        let missing = evaluation.plans.iter().enumerate().filter(|(at, plan)| {
-            plan.sets.contains(name) && set.contenders.iter().all(|c| c.arm != *at)
-        });
+        let missing = evaluation
+            .plans
+            .iter()
+            .enumerate()
+            .filter(|(at, plan)| plan.sets.contains(name) && set.all().all(|c| c.arm != *at));
         let missing: Vec<&str> = missing.map(|(_, plan)| plan.name.as_str()).collect();
         if trials > 0 && !missing.is_empty() {
             warnings.push(format!("{name}: no trials of {}", missing.join(", ")));
         }
-        let answers: Vec<usize> = set.contenders.iter().map(|c| c.trials.len()).collect();
+        let answers: Vec<usize> = set.all().map(|c| c.trials.len()).collect();
         if answers.iter().any(|n| Some(n) != answers.first()) {
             warnings.push(format!(
                 "{name}: the arms have different numbers of trials; the run is not finished"

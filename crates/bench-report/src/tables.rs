@@ -40,7 +40,7 @@ pub(crate) fn files(
     let records: Vec<&Record> = evaluation
         .sets
         .iter()
-        .flat_map(|set| set.contenders.iter().flat_map(|contender| &contender.trials))
+        .flat_map(|set| set.all().flat_map(|contender| &contender.trials))
         .copied()
         .collect();
     let mut files = Vec::new();
@@ -677,7 +677,7 @@ fn learning_curve(evaluation: &Evaluation<'_>) -> Table {
                     curve.name.as_str(),
                     metric.name.as_str(),
                     point.rows,
-                    point.contenders.len(),
+                    point.seeds,
                     point.estimate.n,
                     point.estimate.mean,
                     point.estimate.low,

@@ -543,6 +543,15 @@ impl Reader<'_> {
     ) -> Vec<LoadedSet> {
         for set in &mut sets {
             for plan in plans.iter().filter(|plan| plan.sets.contains(&set.spec.name)) {
+                if let Some(of) = &plan.curve {
+                    // It asks, and learns, in the words of its arm.
+                    for prompts in [&mut set.prompts, &mut set.training_prompts] {
+                        if let Some(prompt) = prompts.get(of).cloned() {
+                            prompts.insert(plan.name.clone(), prompt);
+                        }
+                    }
+                    continue;
+                }
                 let arm = experiment.arms.iter().position(|arm| arm.name == plan.name).unwrap_or(0);
                 let users = match plan.prompt.candidates.as_slice() {
                     [] => vec![None],
@@ -561,6 +570,9 @@ impl Reader<'_> {
                 if plan.finetune.as_ref().is_some_and(|finetune| finetune.raft.is_some()) {
                     self.trains_with_gold(arm, plan, set);
                 }
+                if let spec::Strategy::Finetune(finetune) = &experiment.arms[arm].strategy {
+                    self.sizes(arm, &finetune.train_sizes, set);
+                }
                 if let Some(prompt) = prompts.first() {
                     set.prompts.insert(plan.name.clone(), prompt.clone());
                     set.candidates.insert(plan.name.clone(), prompts);
@@ -571,6 +583,19 @@ impl Reader<'_> {
             }
         }
         sets
+    }
+
+    /// A learning curve cannot have more rows than there are.
+    fn sizes(&mut self, arm: usize, sizes: &[u32], set: &LoadedSet) {
+        let rows = set.train.as_ref().map_or(0, Vec::len);
+        if let Some(size) = sizes.iter().find(|size| **size as usize > rows) {
+            let message = format!(
+                "`train_sizes` asks for {size} rows, and set `{}` has {rows} training rows",
+                set.spec.name
+            );
+            let path = ["arms", &arm.to_string(), "strategy", "finetune", "train_sizes"];
+            self.add(&path, message, "give numbers up to that, or more rows");
+        }
     }
 
     /// Prompts are chosen on samples that are not those of the comparison.

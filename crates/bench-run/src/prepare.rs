@@ -113,7 +113,7 @@ impl<'a> Preparer<'a> {
     /// Finds every model of the arms and of the judge; loads none.
     pub(crate) fn resolve(mut self, chosen: &dyn Fn(&str) -> bool) -> Result<Self, BackendError> {
         let loaded = self.loaded;
-        let plans: Vec<&ArmPlan> = loaded.plans.iter().filter(|plan| chosen(&plan.name)).collect();
+        let plans: Vec<&ArmPlan> = loaded.plans.iter().filter(|plan| chosen(plan.arm())).collect();
         let judges = loaded.experiment.judge.iter().flat_map(bench_core::spec::Judge::names);
         let helpers = plans.iter().flat_map(|plan| {
             let asks = plan.rag.as_ref().and_then(|rag| rag.query_model.as_deref());
@@ -136,7 +136,7 @@ impl<'a> Preparer<'a> {
         desk: &mut Desk<'_>,
     ) -> Result<Prepared, RunError> {
         let loaded = self.loaded;
-        let plans: Vec<&ArmPlan> = loaded.plans.iter().filter(|plan| chosen(&plan.name)).collect();
+        let plans: Vec<&ArmPlan> = loaded.plans.iter().filter(|plan| chosen(plan.arm())).collect();
         for (index, set) in loaded.sets.iter().enumerate() {
             for plan in plans.iter().filter(|plan| plan.sets.contains(&set.spec.name)) {
                 let arm = self.arm(index, set, plan, desk)?;

@@ -37,7 +37,7 @@ pub(crate) fn train(loaded: &Loaded, arms: &[String]) -> miette::Result<Exit> {
     let tuned: Vec<&str> = loaded
         .plans
         .iter()
-        .filter(|plan| plan.finetune.is_some())
+        .filter(|plan| plan.finetune.is_some() && plan.curve.is_none())
         .map(|plan| plan.name.as_str())
         .collect();
     if tuned.is_empty() {

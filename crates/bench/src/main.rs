@@ -364,7 +364,7 @@ fn check(experiment: &Path) -> miette::Result<Exit> {
         "{}: {} eval sets, {samples} samples, {} arms; nothing is wrong",
         experiment.display(),
         loaded.sets.len(),
-        loaded.plans.len()
+        loaded.experiment.arms.len()
     );
     Ok(Exit::Done)
 }
@@ -372,8 +372,9 @@ fn check(experiment: &Path) -> miette::Result<Exit> {
 fn run(arguments: &RunArguments, score_only: bool) -> miette::Result<Exit> {
     let loaded = load(&arguments.experiment, arguments.limit)?;
     for arm in &arguments.arms {
-        if !loaded.plans.iter().any(|plan| plan.name == *arm) {
-            let known: Vec<&str> = loaded.plans.iter().map(|plan| plan.name.as_str()).collect();
+        let declared = &loaded.experiment.arms;
+        if !declared.iter().any(|declared| declared.name == *arm) {
+            let known: Vec<&str> = declared.iter().map(|arm| arm.name.as_str()).collect();
             return Err(miette!(
                 help = format!("the arms are: {}", known.join(", ")),
                 "there is no arm `{arm}`"

@@ -167,7 +167,7 @@ fn scale(backends: &Real, model: &ModelSource) -> f64 {
 }
 
 fn comparisons(loaded: &Loaded) -> usize {
-    loaded.plans.len().saturating_sub(1).max(1)
+    loaded.experiment.arms.len().saturating_sub(1).max(1)
 }
 
 fn smallest(loaded: &Loaded, set: &LoadedSet) -> String {

@@ -145,6 +145,11 @@ fn shape(root: &Node, problems: &RefCell<Vec<Problem>>) -> Option<Experiment> {
     reader(root).read()
 }
 
+/// Whether a number stands twice.
+fn repeats(numbers: &[u32]) -> bool {
+    numbers.iter().collect::<BTreeSet<_>>().len() < numbers.len()
+}
+
 /// The conditions that types cannot say.
 struct Sense<'a> {
     experiment: &'a Experiment,
@@ -393,6 +398,15 @@ impl Sense<'_> {
                     ),
                     ("seeds", finetune.seeds.is_empty(), "at least one, for example [0]"),
                     ("limit", finetune.limit == Some(0), "at least 1, or leave it out"),
+                    (
+                        "train_sizes",
+                        !finetune.train_sizes.is_empty()
+                            && (finetune.train_sizes.contains(&0)
+                                || finetune.limit.is_some()
+                                || finetune.mix.is_some()
+                                || repeats(&finetune.train_sizes)),
+                        "numbers of rows above 0, each once, and neither `limit` nor `mix` beside them",
+                    ),
                     ("last_layers", finetune.last_layers == 0, "at least 1"),
                     ("beta", finetune.beta.is_nan() || finetune.beta <= 0.0, "more than 0"),
                     (

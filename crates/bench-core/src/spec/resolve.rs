@@ -19,11 +19,47 @@ pub struct ArmPlan {
     pub finetune: Option<Finetune>,
     /// The language of its answers; the eval set's when absent.
     pub constraint: Option<Constraint>,
+    /// The arm whose learning curve it is a point of: the same arm trained on fewer rows. Such a
+    /// point is in no other table.
+    pub curve: Option<String>,
 }
 
-/// Every arm of a parsed experiment, taken apart, in order.
+impl ArmPlan {
+    /// The name of the arm as it is declared.
+    pub fn arm(&self) -> &str {
+        self.curve.as_deref().unwrap_or(&self.name)
+    }
+}
+
+/// Every arm of a parsed experiment, taken apart, in order; then the points of learning curves that
+/// are not arms of their own (`lora@100`: the arm `lora` on 100 rows).
 pub fn resolve(experiment: &Experiment) -> Vec<ArmPlan> {
-    experiment.arms.iter().map(|arm| plan(experiment, arm)).collect()
+    let mut plans: Vec<ArmPlan> = experiment.arms.iter().map(|arm| plan(experiment, arm)).collect();
+    let points: Vec<ArmPlan> = experiment
+        .arms
+        .iter()
+        .zip(&plans)
+        .flat_map(|(arm, plan)| match &arm.strategy {
+            Strategy::Finetune(finetune) => points(plan, &finetune.train_sizes),
+            Strategy::Prompt(_) | Strategy::Rag(_) | Strategy::Compose(_) => Vec::new(),
+        })
+        .collect();
+    plans.extend(points);
+    plans
+}
+
+/// The arm on each number of rows but the largest, which is its own.
+fn points(plan: &ArmPlan, sizes: &[u32]) -> Vec<ArmPlan> {
+    let mut sizes = sizes.to_vec();
+    sizes.sort_unstable();
+    sizes.pop();
+    let point = |size: u32| ArmPlan {
+        name: format!("{}@{size}", plan.name),
+        finetune: plan.finetune.clone().map(|one| Finetune { limit: Some(size), ..one }),
+        curve: Some(plan.name.clone()),
+        ..plan.clone()
+    };
+    sizes.into_iter().map(point).collect()
 }
 
 fn plan(experiment: &Experiment, arm: &Arm) -> ArmPlan {
@@ -40,6 +76,7 @@ fn plan(experiment: &Experiment, arm: &Arm) -> ArmPlan {
         rag: None,
         finetune: None,
         constraint: arm.constraint.clone(),
+        curve: None,
     };
     match &arm.strategy {
         Strategy::Compose(parts) => {
@@ -50,6 +87,11 @@ fn plan(experiment: &Experiment, arm: &Arm) -> ArmPlan {
             }
         }
         single => add(&mut plan, single),
+    }
+    if let Some(finetune) = &mut plan.finetune
+        && let Some(largest) = std::mem::take(&mut finetune.train_sizes).into_iter().max()
+    {
+        finetune.limit = Some(largest);
     }
     // What was trained with passages is served with passages.
     if let (None, Some(raft)) = (&plan.rag, plan.finetune.as_ref().and_then(|f| f.raft.as_ref())) {

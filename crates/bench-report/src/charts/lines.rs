@@ -124,7 +124,12 @@ pub(super) fn training(
         let arms = entry.arms.join(", ");
         let seeds = entries.iter().filter(|other| other.arms == entry.arms).count();
         let name = if seeds > 1 { format!("{arms} (seed {})", entry.seed) } else { arms };
-        let arm = evaluation.plans.iter().position(|plan| entry.arms.contains(&plan.name));
+        // Points of learning curves have a chart of their own.
+        let mut arms_of =
+            evaluation.plans.iter().enumerate().filter(|(_, plan)| plan.curve.is_none());
+        let Some((arm, _)) = arms_of.find(|(_, plan)| entry.arms.contains(&plan.name)) else {
+            continue;
+        };
         let steps = &entry.outcome.steps;
         let finite = steps.iter().filter(|step| step.loss.is_finite());
         let points: Vec<(f64, f64)> = finite.map(|step| (step.step as f64, step.loss)).collect();
@@ -138,7 +143,7 @@ pub(super) fn training(
         }
         lines.push(Series {
             name,
-            arm: arm.unwrap_or(0),
+            arm,
             points: thinned(&points),
             dashed: dev.clone(),
             marks: dev,

@@ -26,6 +26,12 @@ impl Reader<'_> {
                 if !plan.sets.contains(&set.spec.name) {
                     continue;
                 }
+                if let Some(of) = &plan.curve {
+                    if let Some(language) = set.languages.get(of).cloned() {
+                        set.languages.insert(plan.name.clone(), language);
+                    }
+                    continue;
+                }
                 let language = match &plan.constraint {
                     Some(own) => {
                         let path = ["arms", &arm.to_string(), "constraint"];

@@ -9,7 +9,7 @@ use bench_core::dataset::Sample;
 use bench_core::digest;
 use bench_core::manifest::JudgingEntry;
 use bench_core::record::{Outcome, PairVerdict, Preference, Verdict};
-use bench_core::spec::{Judge, JudgeMode};
+use bench_core::spec::{Judge, JudgeMode, Scorer};
 use futures::stream::{self, StreamExt as _};
 
 use super::{Ready, RunError, Runner};
@@ -169,7 +169,10 @@ impl<'a> Runner<'a> {
 
     /// The answer, where this trial is to be judged and has one.
     fn judged_answer(&self, judged: &[BTreeSet<&str>], trial: &Ready<'_>) -> Option<String> {
-        if !judged[trial.arm.set].contains(trial.sample.id.as_str()) {
+        // Points of a learning curve are judged only where that is what decides.
+        let decides = matches!(trial.set.spec.scorers.first(), Some(Scorer::Judge {}));
+        let is_point = trial.arm.plan.curve.is_some();
+        if !judged[trial.arm.set].contains(trial.sample.id.as_str()) || is_point && !decides {
             return None;
         }
         self.answer(trial)
@@ -226,7 +229,7 @@ impl<'a> Runner<'a> {
                 .prepared
                 .arms
                 .iter()
-                .filter(|arm| arm.set == index)
+                .filter(|arm| arm.set == index && arm.plan.curve.is_none())
                 .map(|arm| arm.plan.name.as_str())
                 .collect();
             let turns = turns(&arms, judge.pairs_per_sample, self.loaded.experiment.run.seed);
