@@ -14,7 +14,8 @@ fn scratch(finetune: &str) -> Scratch {
                     "{{\"id\":\"{what}{i}\",\"input\":\"say {i}\",\"reference\":\"said {i}\"}}\n"
                 )
             })
-            .collect()
+            .collect::<Vec<_>>()
+            .concat()
     };
     scratch.write("eval.jsonl", &rows("e"));
     scratch.write("train.jsonl", &rows("t"));
