@@ -9,6 +9,7 @@ const OWNERS: &[(&str, &str)] = &[
     ("candle-nn", "bench-candle"),
     ("clap", "bench"),
     ("fastembed", "bench-fastembed"),
+    ("linfa-logistic", "bench-candle"),
     ("mistralrs", "bench-mistralrs"),
     ("mistralrs-quant", "bench-mistralrs"),
     ("ort", "bench-fastembed"),

@@ -8,6 +8,7 @@ mod bad_input;
 mod browser;
 mod crash;
 mod endpoint;
+mod features;
 mod judge;
 mod ladder;
 mod learning;

@@ -14,6 +14,7 @@ mod checkpoint;
 mod data;
 mod error;
 mod export;
+mod logistic;
 mod matrix;
 mod merge;
 mod model;
@@ -28,6 +29,7 @@ mod trainer;
 
 pub use error::TrainError;
 pub use export::{Exported, GgufKind, export_gguf, export_peft};
+pub use logistic::LogisticTrainer;
 pub use merge::{Merged, merge};
 pub use trainer::{CandleTrainer, TrainEstimate, train_plan};
 

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::chat::Message;
+use crate::classifier::LinearClassifier;
 use crate::dataset::Document;
 use crate::spec::{Finetune, Rag};
 
@@ -157,6 +158,19 @@ pub trait Trainer: Send + Sync {
     ) -> Result<Vec<Probe>, BackendError>;
 }
 
+/// Fits classifiers over vectors. Implemented by `bench-candle`.
+pub trait ClassifierTrainer: Send + Sync {
+    /// Multinomial logistic regression: `labels[i]` is the label of `vectors[i]`. `c` is the inverse
+    /// strength of the L2 penalty on the weights; intercepts are not penalised. The same rows give
+    /// the same classifier, whose labels are sorted.
+    fn fit(
+        &self,
+        vectors: &[Vec<f32>],
+        labels: &[String],
+        c: f64,
+    ) -> Result<LinearClassifier, BackendError>;
+}
+
 /// Everything a training run depends on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainJob {
@@ -257,6 +271,8 @@ pub enum Served {
     Adapter,
     /// As a whole model in Hugging Face layout, in the base's place.
     Merged,
+    /// As a classifier over the embedder's vectors, without a language model.
+    Classifier,
 }
 
 /// Turns text into vectors. Implemented by `bench-fastembed` and the hashing embedder.

@@ -5,6 +5,7 @@
 
 pub mod backend;
 pub mod chat;
+pub mod classifier;
 pub mod dataset;
 pub mod digest;
 pub mod judging;

@@ -167,6 +167,38 @@ pub struct TrainingEntry {
     pub rows: u64,
     /// What came out.
     pub outcome: TrainOutcome,
+    /// How the classifier of a `features` arm was fitted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classifier: Option<ClassifierEntry>,
+}
+
+/// How a classifier over embeddings was fitted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClassifierEntry {
+    /// The embedding model.
+    pub embedder: String,
+    /// Labels that it can answer.
+    pub labels: u64,
+    /// The inverse strength of the penalty that was chosen.
+    #[serde(rename = "C")]
+    pub c: f64,
+    /// Dev samples that decided.
+    pub dev_samples: u64,
+    /// Every strength that was tried; empty where there was no choice.
+    pub tried: Vec<TriedPenalty>,
+}
+
+/// What one strength of the penalty came to on dev samples.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TriedPenalty {
+    /// The inverse strength.
+    #[serde(rename = "C")]
+    pub c: f64,
+    /// Share of dev samples that got their reference.
+    pub accuracy: f64,
+    /// Mean negative log-likelihood, in nats, of the references that are labels; `None` where none
+    /// is.
+    pub loss: Option<f64>,
 }
 
 /// One index.

@@ -327,7 +327,8 @@ pub enum ChoiceBy {
 pub struct Arm {
     /// Unique within the experiment.
     pub name: String,
-    /// A name from `models`.
+    /// A name from `models`. A `features` arm has none: it answers with the embedder.
+    #[serde(default)]
     pub model: String,
     /// How it answers.
     pub strategy: Strategy,
@@ -349,9 +350,47 @@ pub enum Strategy {
     Rag(Rag),
     /// Train first, then prompt.
     Finetune(Finetune),
+    /// No language model: frozen sentence embeddings and a classifier over them.
+    Features(Features),
     /// Several of the above, by arm name: at most one fine-tuned, one retrieving and one prompting
     /// arm.
     Compose(Vec<String>),
+}
+
+impl Arm {
+    /// What a `features` arm is priced and recorded under in the place of a model's name.
+    pub const EMBEDDER: &'static str = "embedder";
+
+    /// The name of what answers: its model, or [`Arm::EMBEDDER`].
+    pub fn answers_with(&self) -> &str {
+        match self.strategy {
+            Strategy::Features(_) => Self::EMBEDDER,
+            Strategy::Prompt(_)
+            | Strategy::Rag(_)
+            | Strategy::Finetune(_)
+            | Strategy::Compose(_) => &self.model,
+        }
+    }
+}
+
+/// Multinomial logistic regression over frozen sentence embeddings of the samples' inputs, by the
+/// experiment's embedder. For sets whose references are a small closed set of labels: the distinct
+/// references of the training rows are what it can answer. It sees no template and no system turn.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Features {
+    /// Inverse strengths of the L2 penalty to choose from on the set's `dev` samples, as
+    /// scikit-learn's `C`: a smaller one holds the weights closer to 0. A single one needs no `dev`.
+    #[serde(rename = "C")]
+    pub c: Vec<f64>,
+    /// Use only this many training rows, drawn with `run.seed`.
+    pub limit: Option<u32>,
+}
+
+impl Default for Features {
+    fn default() -> Self {
+        Self { c: vec![0.01, 0.1, 1.0, 10.0, 100.0], limit: None }
+    }
 }
 
 /// Retrieval.

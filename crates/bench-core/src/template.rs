@@ -53,6 +53,9 @@ impl PromptTemplate {
     /// The default user turn: context when there is some, then the question.
     pub const DEFAULT: &str = "{% if context %}{{ context }}\n\n{% endif %}{{ input }}";
 
+    /// The question and nothing else.
+    pub const BARE: &str = "{{ input }}";
+
     /// Compiles both parts and names every variable that no sample could fill.
     ///
     /// # Errors

@@ -24,7 +24,9 @@ pub(crate) fn effects(
     let arms = &evaluation.manifest.experiment.arms;
     let composed = arms.iter().filter_map(|arm| match &arm.strategy {
         Strategy::Compose(parts) => Some((arm.name.as_str(), parts)),
-        Strategy::Prompt(_) | Strategy::Rag(_) | Strategy::Finetune(_) => None,
+        Strategy::Prompt(_) | Strategy::Rag(_) | Strategy::Finetune(_) | Strategy::Features(_) => {
+            None
+        }
     });
     composed.filter_map(|(name, parts)| one(evaluation, set, metric, name, parts)).collect()
 }

@@ -300,7 +300,8 @@ fn contenders<'a>(
             } else {
                 plan.name.clone()
             };
-            let training = plan.finetune.as_ref().and_then(|_| {
+            let trains = plan.finetune.is_some() || plan.features.is_some();
+            let training = trains.then_some(()).and_then(|()| {
                 manifest.training.iter().find(|entry| {
                     entry.set == set && entry.seed == train_seed && entry.arms.contains(&plan.name)
                 })

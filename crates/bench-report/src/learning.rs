@@ -129,7 +129,11 @@ fn recipe(evaluation: &Evaluation<'_>, arm: usize) -> Value {
             settings.remove(key);
         }
     }
-    serde_json::json!([plan.model, plan.prompt, plan.rag, finetune])
+    let mut features = serde_json::to_value(&plan.features).unwrap_or_default();
+    if let Some(settings) = features.as_object_mut() {
+        settings.remove("limit");
+    }
+    serde_json::json!([plan.model, plan.prompt, plan.rag, finetune, features])
 }
 
 fn curve(

@@ -838,6 +838,9 @@ fn strategy(strategy: &Strategy, plan: &ArmPlan) -> String {
     if let Strategy::Compose(names) = strategy {
         parts.push(names.join(" + "));
     }
+    if plan.features.is_some() {
+        return "logistic regression over sentence embeddings".into();
+    }
     if let Some(f) = &plan.finetune {
         parts.push(format!(
             "{}, {} at {}",

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bench_core::backend::{
-    BackendError, Constraint, Embedder, Generator, Indexer, ModelFolder, Progress, Reranker,
-    Trainer,
+    BackendError, ClassifierTrainer, Constraint, Embedder, Generator, Indexer, ModelFolder,
+    Progress, Reranker, Trainer,
 };
 use bench_core::chat::Message;
 use bench_core::manifest::ModelEntry;
@@ -43,6 +43,11 @@ pub trait Backends: Send + Sync {
 
     /// The trainer for a local model.
     fn trainer(&self, model: &ResolvedModel) -> Result<Arc<dyn Trainer>, BackendError>;
+
+    /// What fits classifiers over embeddings. Those that have none refuse.
+    fn classifier_trainer(&self) -> Result<Arc<dyn ClassifierTrainer>, BackendError> {
+        Err(BackendError::fatal("classifier", "classifiers cannot be fitted here"))
+    }
 
     /// The embedder. Remembers what it embedded, so that a second run embeds nothing and opens no
     /// model.
@@ -93,6 +98,8 @@ pub enum Place {
     Endpoint(bench_core::spec::Endpoint),
     /// In the experiment itself.
     Scripted(Scripted),
+    /// There is none: a classifier over the embedder's vectors answers.
+    Embedder(EmbedderSource),
 }
 
 impl ResolvedModel {
@@ -102,6 +109,9 @@ impl ResolvedModel {
             Place::Local(folder) => Ok(folder.clone()),
             Place::Scripted(_) => {
                 Ok(ModelFolder { path: "scripted".into(), digest: self.entry.digest.clone() })
+            }
+            Place::Embedder(_) => {
+                Err(BackendError::fatal("trainer", "an embedder cannot be trained here"))
             }
             Place::Endpoint(endpoint) => Err(BackendError::fatal(
                 "trainer",

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bench_core::backend::{
@@ -17,7 +19,8 @@ use futures::stream::{self, StreamExt as _};
 use tokio::runtime::Runtime;
 
 use crate::answer::call_record;
-use crate::backends::{Backends, Counter, ResolvedModel};
+use crate::backends::{Backends, Counter, Place, ResolvedModel};
+use crate::features::Classifies;
 use crate::likelihood;
 use crate::prepare::{Adapter, add_seconds};
 use crate::prompt::{Laid, Layout, Question, Step};
@@ -184,7 +187,7 @@ impl Desk<'_> {
             let started = Instant::now();
             let first = members[0];
             let adapter = first.adapter.map(|adapter| adapter.folder.as_path());
-            let generator = self.backends.load(first.model, adapter)?;
+            let generator = self.load(first.model, adapter)?;
             self.parity(first, generator.as_ref())?;
             answered += self.ask_one(&members, generator.as_ref())?;
             drop(generator);
@@ -193,6 +196,21 @@ impl Desk<'_> {
             self.store.save_state()?;
         }
         Ok(answered)
+    }
+
+    /// What answers: a model, or a classifier over embeddings.
+    fn load(
+        &self,
+        model: &ResolvedModel,
+        adapter: Option<&Path>,
+    ) -> Result<Arc<dyn Generator>, BackendError> {
+        match (&model.place, adapter) {
+            (Place::Embedder(source), Some(folder)) => {
+                let embedder = self.backends.embedder(source, self.progress)?;
+                Ok(Arc::new(Classifies::open(folder, embedder)?))
+            }
+            _ => self.backends.load(model, adapter),
+        }
     }
 
     fn ask_one(
@@ -254,8 +272,8 @@ impl Desk<'_> {
         }
         let started = Instant::now();
         let task = self.progress.begin(Stage::Check, "trainer and server agree", 2);
-        let trained =
-            adapter.trainer.probe(&adapter.base, Some(&adapter.folder), &adapter.probes)?;
+        let Some(trainer) = &adapter.trainer else { return Ok(()) };
+        let trained = trainer.probe(&adapter.base, Some(&adapter.folder), &adapter.probes)?;
         task.advance(1, "");
         let served = self.runtime.block_on(generator.probe(&adapter.probes))?;
         task.advance(2, "");

@@ -14,6 +14,7 @@ use bench_core::spec::{
 };
 use bench_core::template::{ContextPassage, Example, PromptTemplate};
 
+use crate::features;
 use crate::score;
 
 mod calibration;
@@ -564,6 +565,9 @@ impl Reader<'_> {
                         prompts.push(prompt);
                     }
                 }
+                if plan.features.is_some() {
+                    self.closed(arm, plan, set);
+                }
                 if plan.prompt.is_tuned() {
                     self.tunable(arm, plan, set);
                 }
@@ -618,6 +622,31 @@ impl Reader<'_> {
         }
     }
 
+    /// A classifier can only say what its training rows say, so these must be labels.
+    fn closed(&mut self, arm: usize, plan: &ArmPlan, set: &LoadedSet) {
+        let Some(train) = &set.train else { return };
+        if let Some(problem) = features::problem(train) {
+            let message = format!(
+                "arm `{}` classifies, and the training rows of set `{}` are not made for it: {problem}",
+                plan.name, set.spec.name
+            );
+            let help = "run it on sets whose references are labels (`on: […]`), or prompt and fine-tune instead";
+            return self.add(&["arms", &arm.to_string(), "strategy"], message, help);
+        }
+        let labels: BTreeSet<&str> =
+            features::labelled(train).into_iter().map(|(_, label)| label).collect();
+        let known = |sample: &&Sample| !sample.accepted().any(|text| labels.contains(text.trim()));
+        let unknown = set.samples.iter().filter(known).count();
+        if unknown > 0 {
+            self.warnings.push(format!(
+                "set `{}`: the references of {unknown} of {} samples are no label of the training rows, so arm `{}` cannot answer them",
+                set.spec.name,
+                set.samples.len(),
+                plan.name
+            ));
+        }
+    }
+
     /// Training with passages needs rows that name theirs.
     fn trains_with_gold(&mut self, arm: usize, plan: &ArmPlan, set: &LoadedSet) {
         let path = ["arms", &arm.to_string(), "strategy"];
@@ -647,6 +676,10 @@ impl Reader<'_> {
         set: &EvalSet,
         own: Option<&String>,
     ) -> Option<PromptTemplate> {
+        if plan.features.is_some() {
+            let user = PromptTemplate::BARE.into();
+            return Some(PromptTemplate { user, ..PromptTemplate::default() });
+        }
         let arm = arm.to_string();
         let path = ["arms", &arm, "strategy"];
         let (rag, tuned) =

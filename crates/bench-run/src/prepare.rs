@@ -10,12 +10,15 @@ use bench_core::backend::{
 };
 use bench_core::dataset::TrainRow;
 use bench_core::digest;
-use bench_core::manifest::{IndexEntry, TrainingEntry, TuningEntry};
-use bench_core::spec::{ArmPlan, Finetune, Mix, Objective, Raft, Rag};
+use bench_core::manifest::{IndexEntry, ModelEntry, TrainingEntry, TuningEntry};
+use bench_core::spec::{
+    Arm, ArmPlan, EmbedderSource, Features, Finetune, Mix, Objective, Raft, Rag,
+};
 use regex::Regex;
 
-use crate::backends::{Backends, ResolvedModel};
+use crate::backends::{Backends, Place, ResolvedModel};
 use crate::desk::Desk;
+use crate::features;
 use crate::load::{Loaded, LoadedSet, draw};
 use crate::prompt::{Fewshot, Layout, Passages, asked, needs_embedder};
 use crate::run::RunError;
@@ -49,7 +52,8 @@ pub(crate) struct Adapter {
     pub(crate) folder: PathBuf,
     pub(crate) digest: String,
     pub(crate) base: ModelFolder,
-    pub(crate) trainer: Arc<dyn Trainer>,
+    /// What trained it, where a server could see it otherwise.
+    pub(crate) trainer: Option<Arc<dyn Trainer>>,
     /// Rows on which trainer and server must agree.
     pub(crate) probes: Vec<ProbeRow>,
 }
@@ -120,6 +124,22 @@ impl<'a> Preparer<'a> {
             let writes = plan.prompt.propose.as_ref().and_then(|one| one.model.as_deref());
             asks.into_iter().chain(writes)
         });
+        if plans.iter().any(|plan| plan.features.is_some()) {
+            let embedder = self.embedder()?;
+            let source = loaded.experiment.embedder.clone();
+            let entry = ModelEntry {
+                id: match &source {
+                    EmbedderSource::Catalog(name) => name.clone(),
+                    EmbedderSource::Path(path) => path.clone(),
+                    EmbedderSource::Hashing => "hashing".into(),
+                },
+                digest: embedder.id().to_owned(),
+                backend: "embedder".into(),
+                dtype: "f32".into(),
+            };
+            let model = ResolvedModel { entry, place: Place::Embedder(source) };
+            self.prepared.models.insert(Arm::EMBEDDER.into(), model);
+        }
         for name in plans.iter().map(|plan| plan.model.as_str()).chain(judges).chain(helpers) {
             if !self.prepared.models.contains_key(name) {
                 let source = &loaded.experiment.models[name];
@@ -146,6 +166,76 @@ impl<'a> Preparer<'a> {
         Ok(self.prepared)
     }
 
+    /// An arm that classifies: its classifier is fitted, and it shows the bare input.
+    fn classifying(
+        &mut self,
+        index: usize,
+        set: &LoadedSet,
+        plan: &ArmPlan,
+        settings: &Features,
+        desk: &mut Desk<'_>,
+    ) -> Result<PreparedArm, RunError> {
+        let model = self.prepared.models[&plan.model].clone();
+        let embedder = self.embedder()?;
+        let seed = self.loaded.experiment.run.seed;
+        let train = set.train.as_deref().unwrap_or_default();
+        let limit = settings.limit.map_or(usize::MAX, |limit| limit as usize);
+        let drawn = draw(train, limit, seed, |index, _| index.to_string());
+        let drawn: Vec<TrainRow> = drawn.into_iter().cloned().collect();
+        let lesson = features::Lesson {
+            settings,
+            embedder: embedder.as_ref(),
+            rows: features::labelled(&drawn),
+            dev: set.dev.as_deref().unwrap_or_default(),
+        };
+        let folder = self.folder.join("adapters").join(digest::short(&lesson.key()));
+        let started = std::time::Instant::now();
+        let trainer = self.backends.classifier_trainer()?;
+        let fitted = lesson.fit(trainer.as_ref(), &folder)?;
+        add_seconds(&mut desk.store.state, "train", started.elapsed().as_secs_f64());
+        let (rows, outcome) = (drawn.len() as u64, fitted.outcome.clone());
+        let same = |entry: &&mut TrainingEntry| {
+            entry.set == set.spec.name && entry.outcome.digest == outcome.digest
+        };
+        match self.prepared.training.iter_mut().find(same) {
+            Some(entry) => entry.arms.push(plan.name.clone()),
+            None => self.prepared.training.push(TrainingEntry {
+                arms: vec![plan.name.clone()],
+                set: set.spec.name.clone(),
+                seed: 0,
+                rows,
+                outcome,
+                classifier: Some(fitted.entry),
+            }),
+        }
+        let layout = Layout {
+            template: set.prompts[&plan.name].clone(),
+            training: None,
+            fewshot: None,
+            passages: None,
+            counter: None,
+            max_tokens: 1,
+            lead: "",
+        };
+        let adapter = Adapter {
+            seed: 0,
+            base: ModelFolder { path: folder.clone(), digest: model.entry.digest.clone() },
+            folder,
+            digest: fitted.outcome.digest,
+            trainer: None,
+            probes: Vec::new(),
+        };
+        Ok(PreparedArm {
+            plan: plan.clone(),
+            set: index,
+            asker: model.clone(),
+            model,
+            layout,
+            adapters: vec![Some(adapter)],
+            final_answer: None,
+        })
+    }
+
     fn arm(
         &mut self,
         index: usize,
@@ -153,6 +243,9 @@ impl<'a> Preparer<'a> {
         plan: &ArmPlan,
         desk: &mut Desk<'_>,
     ) -> Result<PreparedArm, RunError> {
+        if let Some(settings) = &plan.features {
+            return self.classifying(index, set, plan, settings, desk);
+        }
         let model = self.prepared.models[&plan.model].clone();
         let train = set.train.as_deref().unwrap_or_default();
         let seed = self.loaded.experiment.run.seed;
@@ -380,7 +473,14 @@ impl<'a> Preparer<'a> {
                 let outcome = self.train(&job, trainer.as_ref(), set, plan, desk)?;
                 let set = set.spec.name.clone();
                 let arms = Vec::new();
-                let entry = TrainingEntry { arms, set, seed, rows, outcome: outcome.clone() };
+                let entry = TrainingEntry {
+                    arms,
+                    set,
+                    seed,
+                    rows,
+                    outcome: outcome.clone(),
+                    classifier: None,
+                };
                 self.prepared.training.push(entry);
                 let found = (outcome, self.prepared.training.len() - 1);
                 self.trained.insert(key, found.clone());
@@ -396,7 +496,7 @@ impl<'a> Preparer<'a> {
                 folder: outcome.adapter.clone(),
                 digest: outcome.digest.clone(),
                 base: base.clone(),
-                trainer: Arc::clone(&trainer),
+                trainer: Some(Arc::clone(&trainer)),
                 probes,
             }));
         }

@@ -280,7 +280,7 @@ impl<'a> Runner<'a> {
             let seed = request.seed + u64::from(trial.repeat) * n + sample;
             let request = Request { seed, ..request.clone() };
             let mut call = Call::new(&trial.arm.model, adapter, request, counter, name)?;
-            if let Some(by) = set.spec.likelihood() {
+            if let Some(by) = set.spec.likelihood().filter(|_| plan.features.is_none()) {
                 call = call.choosing(by, &trial.sample.choices);
             }
             call.retrieval_ms = laid.retrieval_ms;

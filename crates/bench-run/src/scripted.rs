@@ -324,7 +324,7 @@ impl Backends for ScriptedBackends {
     ) -> Result<Arc<dyn Generator>, BackendError> {
         match &model.place {
             Place::Scripted(script) => load(script, adapter),
-            Place::Local(_) | Place::Endpoint(_) => {
+            Place::Local(_) | Place::Endpoint(_) | Place::Embedder(_) => {
                 Err(BackendError::fatal(BACKEND, "not scripted"))
             }
         }

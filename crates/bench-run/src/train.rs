@@ -28,7 +28,7 @@ pub fn train(
     let mut loaded = loaded.clone();
     // Nothing is judged, so its model need not be here.
     loaded.experiment.judge = None;
-    loaded.plans.retain(|plan| plan.finetune.is_some());
+    loaded.plans.retain(|plan| plan.finetune.is_some() || plan.features.is_some());
     let chosen = |name: &str| arms.is_empty() || arms.iter().any(|arm| arm == name);
     let folder = PathBuf::from(&loaded.experiment.run.runs).join(&loaded.experiment.name);
     let store = Store::open(&folder)?;

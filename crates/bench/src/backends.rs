@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bench_candle::CandleTrainer;
+use bench_candle::{CandleTrainer, LogisticTrainer};
 use bench_core::backend::{
-    BackendError, Constraint, Embedder, Generator, Indexer, Loader as _, ModelFolder, Progress,
-    Reranker, Trainer,
+    BackendError, ClassifierTrainer, Constraint, Embedder, Generator, Indexer, Loader as _,
+    ModelFolder, Progress, Reranker, Trainer,
 };
 use bench_core::chat::Message;
 use bench_core::digest;
@@ -159,6 +159,9 @@ impl Backends for Real {
                 Ok(Arc::new(EndpointGenerator::new(endpoint, key)?))
             }
             Place::Scripted(script) => scripted::load(script, adapter),
+            Place::Embedder(_) => {
+                Err(BackendError::fatal("embedder", "an embedder answers with a classifier only"))
+            }
         }
     }
 
@@ -176,6 +179,8 @@ impl Backends for Real {
             Place::Local(folder) => self.prompts(folder)?.check_constraint(constraint),
             Place::Endpoint(_) => bench_openai::check_constraint(constraint),
             Place::Scripted(_) => scripted::check_constraint(constraint),
+            // A classifier says labels and nothing else.
+            Place::Embedder(_) => Ok(()),
         }
     }
 
@@ -183,10 +188,14 @@ impl Backends for Real {
         match &model.place {
             Place::Local(_) => Ok(Arc::new(CandleTrainer::default())),
             Place::Scripted(_) => Ok(Arc::new(ScriptedTrainer)),
-            Place::Endpoint(_) => {
+            Place::Endpoint(_) | Place::Embedder(_) => {
                 model.folder().map(|_| Arc::new(ScriptedTrainer) as Arc<dyn Trainer>)
             }
         }
+    }
+
+    fn classifier_trainer(&self) -> Result<Arc<dyn ClassifierTrainer>, BackendError> {
+        Ok(Arc::new(LogisticTrainer))
     }
 
     fn embedder(

@@ -37,7 +37,7 @@ pub(crate) fn train(loaded: &Loaded, arms: &[String]) -> miette::Result<Exit> {
     let tuned: Vec<&str> = loaded
         .plans
         .iter()
-        .filter(|plan| plan.finetune.is_some() && plan.curve.is_none())
+        .filter(|plan| plan.finetune.is_some() && plan.curve.is_none() || plan.features.is_some())
         .map(|plan| plan.name.as_str())
         .collect();
     if tuned.is_empty() {
@@ -64,6 +64,19 @@ pub(crate) fn train(loaded: &Loaded, arms: &[String]) -> miette::Result<Exit> {
     };
     for entry in &entries {
         let outcome = &entry.outcome;
+        if let Some(classifier) = &entry.classifier {
+            anstream::println!(
+                "{}: {} on {}: {} rows, {} labels, C {}, {:.1} s",
+                outcome.adapter.display(),
+                entry.arms.join(", "),
+                entry.set,
+                entry.rows,
+                classifier.labels,
+                classifier.c,
+                outcome.seconds
+            );
+            continue;
+        }
         let last = outcome.steps.last();
         let share = outcome.trainable_parameters as f64 / outcome.total_parameters.max(1) as f64;
         let dev = outcome.steps.iter().rev().find_map(|step| step.dev_loss);

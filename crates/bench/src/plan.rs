@@ -53,7 +53,8 @@ pub(crate) fn describe(loaded: &Loaded, backends: &Real) -> String {
                 row.train = 0.0;
             }
             trained.push(key);
-            let scale = scale(backends, &experiment.models[&plan.model]);
+            let scale =
+                experiment.models.get(&plan.model).map_or(0.0, |model| scale(backends, model));
             seconds += scale
                 * (row.prompt / RATES.prompt
                     + 0.5 * row.answer / RATES.answer
@@ -128,6 +129,9 @@ fn estimate(loaded: &Loaded, set: &LoadedSet, plan: &ArmPlan) -> Row {
     });
     let prompt = 40.0 + question + passages + f64::from(plan.prompt.num_fewshot) * (row + 20.0);
     let max_tokens = set.spec.max_tokens.unwrap_or(experiment.generate.max_tokens);
+    if plan.features.is_some() {
+        return Row { trials, prompt: 0.0, answer: 0.0, train: 0.0 };
+    }
     let asked = plan.prompt.self_consistency.map_or(1.0, |vote| f64::from(vote.n));
     let train = plan.finetune.as_ref().map_or(0.0, |finetune| {
         let n = finetune.limit.map_or(rows.len(), |limit| rows.len().min(limit as usize));

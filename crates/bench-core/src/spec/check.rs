@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use super::node::{Kind, Misfit, Node, Reader, Tree, did_you_mean, span};
 use super::problem::{Problem, Source, SpecError};
 use super::{
-    Arm, ChunkBy, EvalSet, Expand, Experiment, IndexBackend, InitLoraWeights, Judge, JudgeMode,
-    Mix, ModelSource, Rag, Strategy,
+    Arm, ChunkBy, EvalSet, Expand, Experiment, Features, IndexBackend, InitLoraWeights, Judge,
+    JudgeMode, Mix, ModelSource, Rag, Strategy,
 };
 
 mod prompting;
@@ -289,7 +289,7 @@ impl Sense<'_> {
                 let help = "tables and charts are keyed by arm name";
                 self.add(&["arms", &i, "name"], message, "already used above", help);
             }
-            self.known(&["arms", &i, "model"], "model", &arm.model, &models);
+            self.answerer(&i, arm, &models);
             self.likelihood(&i, arm);
             for (position, set) in arm.on.iter().flatten().enumerate() {
                 self.known(&["arms", &i, "on", &position.to_string()], "eval set", set, &sets);
@@ -304,6 +304,56 @@ impl Sense<'_> {
             }
             self.strategy(&i, arm, &names);
             self.arm_constraint(&i, arm);
+        }
+    }
+
+    /// Every arm has a model, but those that answer with the embedder.
+    fn answerer(&mut self, i: &str, arm: &Arm, models: &[&str]) {
+        if !matches!(arm.strategy, Strategy::Features(_)) {
+            if arm.model.is_empty() {
+                let help = "add `model: …` here";
+                return self.add(&["arms", i], "`model` is missing", "here", help);
+            }
+            return self.known(&["arms", i, "model"], "model", &arm.model, models);
+        }
+        if !arm.model.is_empty() {
+            let message = format!("arm `{}` answers with the embedder, not with a model", arm.name);
+            let help = "leave `model` out; `embedder:` says what embeds";
+            self.add(&["arms", i, "model"], message, "here", help);
+        }
+        if models.contains(&Arm::EMBEDDER) {
+            let message = "a model has the name under which `features` arms are recorded";
+            self.add(&["models", Arm::EMBEDDER], message, "here", "call it otherwise");
+        }
+    }
+
+    /// The settings of an arm that classifies embeddings.
+    fn features(&mut self, i: &str, arm: &Arm, features: &Features) {
+        self.needs_train(i, arm, "classifiers over embeddings");
+        let path = ["arms", i, "strategy", "features", "C"];
+        let wrong = |c: &f64| !(c.is_finite() && *c > 0.0);
+        if features.c.is_empty() || features.c.iter().any(wrong) {
+            let help = "give numbers above 0, for example `C: [0.1, 1, 10]`";
+            self.add(&path, "`C` cannot fit a classifier", "here", help);
+        }
+        if features.limit == Some(0) {
+            let path = ["arms", i, "strategy", "features", "limit"];
+            let help = "at least 2, or leave it out";
+            self.add(&path, "`limit` leaves nothing to learn", "here", help);
+        }
+        for set in self.sets_of(arm) {
+            if set.dev.is_none() && features.c.len() > 1 {
+                let message = format!(
+                    "arm `{}` chooses its penalty on dev samples, and set `{}` has none",
+                    arm.name, set.name
+                );
+                let help = "give the set `dev: …jsonl`, or the arm one strength: `C: [1]`";
+                self.add(&["arms", i], message, "here", help);
+            }
+        }
+        if arm.constraint.is_some() {
+            let message = format!("arm `{}` can answer with its labels only", arm.name);
+            self.add(&["arms", i, "constraint"], message, "here", "leave it out");
         }
     }
 
@@ -453,6 +503,7 @@ impl Sense<'_> {
                     }
                 }
             }
+            Strategy::Features(features) => self.features(i, arm, features),
             Strategy::Compose(parts) => self.composition(i, arm, parts, names),
         }
     }
@@ -572,6 +623,11 @@ impl Sense<'_> {
                 Strategy::Prompt(_) => "prompts",
                 Strategy::Rag(_) => "retrieves",
                 Strategy::Finetune(_) => "fine-tunes",
+                Strategy::Features(_) => {
+                    let message = format!("`{part}` has no language model to compose with");
+                    self.add(&path, message, "classifies embeddings", "leave it out");
+                    continue;
+                }
                 Strategy::Compose(_) => {
                     let help = "name its parts instead";
                     self.add(&path, format!("`{part}` is a composition itself"), "here", help);
@@ -843,7 +899,9 @@ impl Sense<'_> {
         }
         self.stop();
         self.constraints();
-        let models: Vec<&str> = experiment.models.keys().map(String::as_str).collect();
+        let mut models: Vec<&str> = experiment.models.keys().map(String::as_str).collect();
+        models
+            .extend(experiment.arms.iter().map(Arm::answers_with).filter(|n| *n == Arm::EMBEDDER));
         let Some(list) = experiment.prices.list() else { return };
         for name in list.models.keys() {
             self.known(&["prices", "models", name], "model", name, &models);
@@ -923,7 +981,7 @@ impl Sense<'_> {
         let unpriced: BTreeSet<&str> = experiment
             .arms
             .iter()
-            .map(|arm| arm.model.as_str())
+            .map(Arm::answers_with)
             .filter(|model| {
                 experiment.prices.list().is_some_and(|list| !list.models.contains_key(*model))
             })

@@ -1,13 +1,13 @@
 //! From arms as written to arms as they run: compositions are taken apart.
 
-use super::{Arm, Constraint, Experiment, Finetune, Prompt, Rag, Strategy};
+use super::{Arm, Constraint, Experiment, Features, Finetune, Prompt, Rag, Strategy};
 
 /// An arm with its parts laid side by side.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ArmPlan {
     /// The arm's name.
     pub name: String,
-    /// The model's name.
+    /// The model's name; [`Arm::EMBEDDER`] for an arm without a language model.
     pub model: String,
     /// The eval sets it runs on, in the experiment's order.
     pub sets: Vec<String>,
@@ -17,6 +17,8 @@ pub struct ArmPlan {
     pub rag: Option<Rag>,
     /// How it is trained, if it is.
     pub finetune: Option<Finetune>,
+    /// How it classifies, if it does that in the place of a language model.
+    pub features: Option<Features>,
     /// The language of its answers; the eval set's when absent.
     pub constraint: Option<Constraint>,
     /// The arm whose learning curve it is a point of: the same arm trained on fewer rows. Such a
@@ -41,7 +43,10 @@ pub fn resolve(experiment: &Experiment) -> Vec<ArmPlan> {
         .zip(&plans)
         .flat_map(|(arm, plan)| match &arm.strategy {
             Strategy::Finetune(finetune) => points(plan, &finetune.train_sizes),
-            Strategy::Prompt(_) | Strategy::Rag(_) | Strategy::Compose(_) => Vec::new(),
+            Strategy::Prompt(_)
+            | Strategy::Rag(_)
+            | Strategy::Features(_)
+            | Strategy::Compose(_) => Vec::new(),
         })
         .collect();
     plans.extend(points);
@@ -65,7 +70,7 @@ fn points(plan: &ArmPlan, sizes: &[u32]) -> Vec<ArmPlan> {
 fn plan(experiment: &Experiment, arm: &Arm) -> ArmPlan {
     let mut plan = ArmPlan {
         name: arm.name.clone(),
-        model: arm.model.clone(),
+        model: arm.answers_with().to_owned(),
         sets: experiment
             .eval_sets
             .iter()
@@ -75,6 +80,7 @@ fn plan(experiment: &Experiment, arm: &Arm) -> ArmPlan {
         prompt: Prompt::default(),
         rag: None,
         finetune: None,
+        features: None,
         constraint: arm.constraint.clone(),
         curve: None,
     };
@@ -109,6 +115,7 @@ fn add(plan: &mut ArmPlan, strategy: &Strategy) {
         Strategy::Prompt(prompt) => plan.prompt = prompt.clone(),
         Strategy::Rag(rag) => plan.rag = Some(rag.clone()),
         Strategy::Finetune(finetune) => plan.finetune = Some(finetune.clone()),
+        Strategy::Features(features) => plan.features = Some(features.clone()),
         // `parse` refuses compositions of compositions.
         Strategy::Compose(_) => {}
     }

@@ -336,6 +336,7 @@ fn manifest(experiment: Experiment, arms: &[Arm]) -> Manifest {
                         halved: 0,
                         steps: (1..=120).map(step).collect(),
                     },
+                    classifier: None,
                 });
             }
         }

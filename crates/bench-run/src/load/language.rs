@@ -23,7 +23,7 @@ impl Reader<'_> {
             let of_set = position(&set.spec.name);
             let mut shared = None;
             for (arm, plan) in plans.iter().enumerate() {
-                if !plan.sets.contains(&set.spec.name) {
+                if !plan.sets.contains(&set.spec.name) || plan.features.is_some() {
                     continue;
                 }
                 if let Some(of) = &plan.curve {

@@ -169,6 +169,9 @@ impl Sense<'_> {
 
     /// The language of an arm's answers, its own or the eval set's.
     pub(super) fn arm_constraint(&mut self, i: &str, arm: &Arm) {
+        if matches!(arm.strategy, Strategy::Features(_)) {
+            return;
+        }
         if let Some(constraint) = &arm.constraint {
             self.language(&["arms", i, "constraint"], arm, constraint);
             return;
@@ -227,7 +230,7 @@ impl Sense<'_> {
                 parts.contains(&other.name)
                     && matches!(&other.strategy, Strategy::Prompt(p) if p.chain_of_thought)
             }),
-            Strategy::Rag(_) | Strategy::Finetune(_) => false,
+            Strategy::Rag(_) | Strategy::Finetune(_) | Strategy::Features(_) => false,
         }
     }
 
