@@ -31,7 +31,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let path = arguments.first().ok_or("which model folder?")?.clone();
     let start = Instant::now();
     let model = ModelFolder { path, digest: String::new() };
-    let loader = MistralLoader { copies_memory: 4 << 30 };
+    let loader = MistralLoader { copies_memory: 4 << 30, prefix_cache_memory: 0 };
     let generator = loader.load(&model, arguments.get(1).map(PathBuf::as_path))?;
     println!("loaded {} in {:.2} s", generator.id(), start.elapsed().as_secs_f64());
 

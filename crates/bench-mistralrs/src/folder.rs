@@ -85,6 +85,16 @@ impl Folder {
             self.shapes.values().map(|shape| shape.iter().product::<usize>()).sum();
         (elements * dtype.size_in_bytes()) as u64
     }
+
+    /// The memory that the keys and values of one token take; 0 where the names do not tell.
+    pub(crate) fn kept_per_token(&self, dtype: DType) -> u64 {
+        let projections = |(name, shape): (&String, &Vec<usize>)| {
+            let one = ["k_proj.weight", "v_proj.weight"].iter().any(|end| name.ends_with(end));
+            one.then(|| shape.first().copied().unwrap_or_default())
+        };
+        let elements: usize = self.shapes.iter().filter_map(projections).sum();
+        (elements * dtype.size_in_bytes()) as u64
+    }
 }
 
 pub(crate) fn json(folder: &Path, name: &str) -> Result<Value, String> {

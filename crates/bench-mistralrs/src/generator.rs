@@ -16,14 +16,14 @@ use candle_core::{DType, Device};
 use mistralrs::model_builder_trait::{build_model_from_pipeline, build_text_pipeline};
 use mistralrs::{ModelDType, TextModelBuilder, TokenSource};
 use mistralrs_core::{
-    CustomLogitsProcessor, NormalRequest, Pipeline, Request as EngineRequest, RequestMessage,
-    Response, SamplingParams, StopTokens,
+    AddModelConfig, CustomLogitsProcessor, NormalRequest, Pipeline, Request as EngineRequest,
+    RequestMessage, Response, SamplingParams, SchedulerConfig, StopTokens,
 };
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::choose::{Chooser, likeliest, log_sum_exp};
 use crate::folder::Folder;
-use crate::{BACKEND, adapter};
+use crate::{BACKEND, MistralLoader, adapter};
 
 /// Answers in progress at once on one copy of a model.
 ///
@@ -32,13 +32,21 @@ use crate::{BACKEND, adapter};
 /// (`flash_attn_cpu_single_q`). Answers are therefore written one at a time.
 const MAX_RUNNING: u32 = if cfg!(feature = "cuda") { 32 } else { 1 };
 
+/// Tokens by which mistral.rs grows the keys and values of an answer (`CACHE_GROW_SIZE`).
+const GROWTH: u64 = 512;
+
 /// A model in memory, merged with its adapter if it has one.
 ///
 /// Requests may come all at once and wait for their turn inside. An answer depends on its own
-/// request alone: sampling is seeded by request.
+/// request alone, up to the rounding of a prompt read in one piece or two: sampling is seeded by
+/// request.
 pub struct MistralGenerator {
     id: String,
     folder: Folder,
+    /// Bytes of keys and values per token that the prefix cache keeps; 0 without one.
+    kept_per_token: u64,
+    /// Bytes that the prefix cache of a copy may hold.
+    prefix_cache_memory: u64,
     /// Copies of one model, each with its own engine.
     copies: Vec<Served>,
     /// Which copies can take one more answer. A probe takes all: an engine cannot show logits and
@@ -55,7 +63,7 @@ impl MistralGenerator {
     pub fn load(
         model: &ModelFolder,
         adapter: Option<&Path>,
-        copies_memory: u64,
+        room: MistralLoader,
     ) -> Result<Self, BackendError> {
         let fatal = |message: String| BackendError::fatal(BACKEND, message);
         let folder = Folder::open(&model.path).map_err(fatal)?;
@@ -77,15 +85,20 @@ impl MistralGenerator {
             id.push_str(", adapter ");
             id.push_str(digest::short(digest));
         }
-        let n_copies = if device.is_cpu() { copies(folder.bytes(dtype), copies_memory) } else { 1 };
-        // The prefix cache is off: on the processor it never lets go of a cache, and every answer
-        // would cost tens of megabytes for the rest of the run.
+        let n_copies =
+            if device.is_cpu() { copies(folder.bytes(dtype), room.copies_memory) } else { 1 };
+        let may_keep = device.is_cpu() && room.prefix_cache_memory > 0;
+        let kept_per_token = if may_keep { folder.kept_per_token(dtype) } else { 0 };
+        let keeps = kept_per_token > 0;
+        if keeps {
+            id.push_str(", prefix cache");
+        }
         let path = folder.path.display().to_string();
         let builder = move || {
             let builder = TextModelBuilder::new(&path)
                 .with_token_source(TokenSource::None)
                 .with_max_num_seqs(MAX_RUNNING as usize)
-                .with_prefix_cache_n(None);
+                .with_prefix_cache_n(keeps.then_some(1));
             if cfg!(feature = "cuda") {
                 builder.with_dtype(ModelDType::BF16)
             } else {
@@ -110,7 +123,9 @@ impl MistralGenerator {
             .join()
             .unwrap_or_else(|panic| Err(panic_message(panic.as_ref())))
             .map_err(|error| fatal(format!("cannot load `{}`: {error}", folder.path.display())))?;
-        Ok(Self { id, folder, slots: Slots::new(copies.len()), copies })
+        let slots = Slots::new(copies.len());
+        let prefix_cache_memory = room.prefix_cache_memory;
+        Ok(Self { id, folder, kept_per_token, prefix_cache_memory, slots, copies })
     }
 
     fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>, BackendError> {
@@ -152,12 +167,12 @@ impl MistralGenerator {
         Ok(crate::grammar::engine_constraint(constraint))
     }
 
-    /// Hands a request to an engine once it is free, or once all are.
+    /// Hands a request to the engine of its slot.
     async fn send(
-        &self,
         prompt: Vec<u32>,
         sampling: SamplingParams,
         slot: Slot,
+        engine: Arc<mistralrs::Model>,
         chooser: Option<&Arc<Chooser>>,
         complete: impl FnOnce(&mut NormalRequest) + Send,
     ) -> Result<Waiting, BackendError> {
@@ -166,25 +181,30 @@ impl MistralGenerator {
         let message = RequestMessage::CompletionTokens(prompt);
         let mut request = NormalRequest::new_simple(message, sampling, sender, 0, None, None);
         complete(&mut request);
-        let engine = &self.copies[slot.copy].engine;
         let stopped = |error: String| {
             BackendError::transient(BACKEND, format!("the engine stopped: {error}"))
         };
-        let engine = engine.inner().get_sender(None).map_err(|error| stopped(error.to_string()))?;
+        let requests =
+            engine.inner().get_sender(None).map_err(|error| stopped(error.to_string()))?;
         let request = EngineRequest::Normal(Box::new(request));
-        engine.send(request).await.map_err(|error| stopped(error.to_string()))?;
+        requests.send(request).await.map_err(|error| stopped(error.to_string()))?;
         Ok(Waiting { start, rest: Some((responses, slot)), chooser: chooser.cloned() })
     }
 
-    async fn probe_row(&self, row: &ProbeRow) -> Result<Probe, BackendError> {
+    async fn probe_row(
+        &self,
+        row: &ProbeRow,
+        engine: &Arc<mistralrs::Model>,
+    ) -> Result<Probe, BackendError> {
         let mut token_ids = self.prompt(&row.messages)?;
         let n_prompt = token_ids.len();
         token_ids.extend(self.encode(&self.folder.template.completion(&row.completion))?);
         self.check_window(token_ids.len(), 1)?;
         let sampling = SamplingParams { max_len: Some(1), ..SamplingParams::deterministic() };
         let raw = |request: &mut NormalRequest| request.return_raw_logits = true;
+        let slot = self.slots.all().await;
         let mut waiting =
-            self.send(token_ids.clone(), sampling, self.slots.all().await, None, raw).await?;
+            Self::send(token_ids.clone(), sampling, slot, Arc::clone(engine), None, raw).await?;
         let mut logits = None;
         // The engine takes one more step before it lets the sequence go; wait for that too.
         while let Some(response) = waiting.next().await {
@@ -250,7 +270,11 @@ impl Generator for MistralGenerator {
             request.logits_processors = Some(vec![processor]);
         };
         let slot = self.slots.one().await;
-        let mut waiting = self.send(prompt, sampling, slot, Some(&chooser), complete).await?;
+        let longest = u64::from(tokens_in + request.max_tokens).next_multiple_of(GROWTH);
+        let kept = longest * self.kept_per_token;
+        let engine = self.copies[slot.copy].engine(kept, self.prefix_cache_memory).await;
+        let mut waiting =
+            Self::send(prompt, sampling, slot, engine, Some(&chooser), complete).await?;
         let finish = match waiting.next().await {
             Some(Response::CompletionDone(done)) => done
                 .choices
@@ -276,9 +300,11 @@ impl Generator for MistralGenerator {
     }
 
     async fn probe(&self, rows: &[ProbeRow]) -> Result<Vec<Probe>, BackendError> {
+        // Of a prompt whose beginning is kept, the engine would show the rest of the logits only.
+        let engine = self.copies[0].forgetful().await;
         let mut probes = Vec::with_capacity(rows.len());
         for row in rows {
-            probes.push(self.probe_row(row).await?);
+            probes.push(self.probe_row(row, &engine).await?);
         }
         Ok(probes)
     }
@@ -287,8 +313,8 @@ impl Generator for MistralGenerator {
 impl Drop for MistralGenerator {
     /// Waits until the weights are freed.
     fn drop(&mut self) {
-        for Served { engine, weights } in self.copies.drain(..) {
-            drop(engine);
+        for Served { running, weights, .. } in self.copies.drain(..) {
+            drop(running);
             // The engine's thread lets go of its share when it has read that it is to end.
             for _ in 0..1000 {
                 if Arc::strong_count(&weights) == 1 {
@@ -363,10 +389,47 @@ fn lock(free: &Locked<Vec<usize>>) -> std::sync::MutexGuard<'_, Vec<usize>> {
     free.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// An engine on its thread, and the weights it shares with us.
+/// A copy of the weights, and the engine that runs them on its thread.
 struct Served {
-    engine: mistralrs::Model,
     weights: Arc<Mutex<dyn Pipeline>>,
+    scheduler: SchedulerConfig,
+    settings: AddModelConfig,
+    running: Mutex<Running>,
+}
+
+struct Running {
+    engine: Arc<mistralrs::Model>,
+    /// At most so many bytes of keys and values does it keep.
+    kept: u64,
+}
+
+impl Served {
+    /// The engine for an answer of which `bytes` will be kept, with a slot of this copy in hand.
+    ///
+    /// On the processor, mistral.rs 0.8.1 never lets go of what it keeps: an engine that is full
+    /// makes place for a new one on the same weights.
+    async fn engine(&self, bytes: u64, most: u64) -> Arc<mistralrs::Model> {
+        let mut running = self.running.lock().await;
+        if running.kept > 0 && running.kept + bytes > most {
+            running.engine = self.start(self.settings.clone()).await;
+            running.kept = 0;
+            give_back_memory();
+        }
+        running.kept += bytes;
+        Arc::clone(&running.engine)
+    }
+
+    /// A further engine, which keeps nothing.
+    async fn forgetful(&self) -> Arc<mistralrs::Model> {
+        let mut settings = self.settings.clone();
+        settings.engine_config.no_prefix_cache = true;
+        self.start(settings).await
+    }
+
+    async fn start(&self, settings: AddModelConfig) -> Arc<mistralrs::Model> {
+        let weights = Arc::clone(&self.weights);
+        Arc::new(build_model_from_pipeline(weights, self.scheduler.clone(), settings).await)
+    }
 }
 
 fn serve(builder: TextModelBuilder) -> Result<Served, String> {
@@ -377,8 +440,11 @@ fn serve(builder: TextModelBuilder) -> Result<Served, String> {
     runtime.block_on(async {
         let (weights, scheduler, settings) =
             build_text_pipeline(builder).await.map_err(|error| format!("{error:#}"))?;
-        let engine = build_model_from_pipeline(Arc::clone(&weights), scheduler, settings).await;
-        Ok(Served { engine, weights })
+        let engine =
+            build_model_from_pipeline(Arc::clone(&weights), scheduler.clone(), settings.clone())
+                .await;
+        let running = Mutex::new(Running { engine: Arc::new(engine), kept: 0 });
+        Ok(Served { weights, scheduler, settings, running })
     })
 }
 

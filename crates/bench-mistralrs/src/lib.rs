@@ -31,6 +31,11 @@ pub struct MistralLoader {
     /// core, and tokens of several answers cannot be written together there, so a small model
     /// answers faster from a copy per core. 0 for no copies.
     pub copies_memory: u64,
+    /// Bytes of keys and values that each copy may keep of earlier answers, on the processor: a
+    /// prompt that begins like an earlier one (the instructions, the examples) is read from where
+    /// they part. On a GPU nothing is kept: the library's prefix cache is unproved there. 0 for
+    /// none.
+    pub prefix_cache_memory: u64,
 }
 
 impl Loader for MistralLoader {
@@ -39,6 +44,6 @@ impl Loader for MistralLoader {
         model: &ModelFolder,
         adapter: Option<&Path>,
     ) -> Result<Arc<dyn Generator>, BackendError> {
-        Ok(Arc::new(MistralGenerator::load(model, adapter, self.copies_memory)?))
+        Ok(Arc::new(MistralGenerator::load(model, adapter, *self)?))
     }
 }

@@ -158,7 +158,7 @@ fn model(folder: &TempDir) -> ModelFolder {
 }
 
 fn load(folder: &TempDir, adapter: Option<&TempDir>) -> Arc<dyn Generator> {
-    let loader = MistralLoader { copies_memory: 1 << 30 };
+    let loader = MistralLoader { copies_memory: 1 << 30, prefix_cache_memory: 1 << 30 };
     loader.load(&model(folder), adapter.map(TempDir::path)).unwrap()
 }
 
@@ -222,6 +222,31 @@ async fn greedy_answers_repeat_alone_and_in_company() {
     let together: Vec<String> = together.into_iter().map(|completion| completion.text).collect();
     assert_eq!(alone, together);
     assert_ne!(alone[0], alone[1]);
+}
+
+/// With nothing kept, with room for everything, and with room for one answer.
+#[tokio::test]
+async fn what_is_kept_of_earlier_prompts_changes_no_answer() {
+    let folder = write_model(&weights());
+    let prompts = ["shared, one", "shared, two", "shared, two and more", "other", "shared, one"];
+    let mut seen: Vec<(Vec<_>, Vec<_>)> = Vec::new();
+    for prefix_cache_memory in [0, 1 << 30, 1] {
+        let loader = MistralLoader { copies_memory: 0, prefix_cache_memory };
+        let generator = loader.load(&model(&folder), None).unwrap();
+        assert_eq!(generator.id().contains("prefix cache"), prefix_cache_memory > 0);
+        let (mut texts, mut distributions) = (Vec::new(), Vec::new());
+        for prompt in prompts {
+            texts.push(answer(&generator, &ask(prompt, 20)).await.text);
+            distributions.push(distribution(&generator, prompt).await);
+        }
+        seen.push((texts, distributions));
+    }
+    for (texts, distributions) in &seen[1..] {
+        assert_eq!(texts, &seen[0].0);
+        for (kept, fresh) in distributions.iter().zip(&seen[0].1) {
+            assert_close(kept, fresh, 1e-4);
+        }
+    }
 }
 
 #[tokio::test]

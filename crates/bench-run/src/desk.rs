@@ -183,7 +183,8 @@ impl Desk<'_> {
             if self.stop.is_requested() {
                 break;
             }
-            members.sort_by_key(|call| call.tokens);
+            // Prompts of one arm begin alike, and a backend may keep what it has read.
+            members.sort_by_key(|call| (call.arm, call.tokens));
             let started = Instant::now();
             let first = members[0];
             let adapter = first.adapter.map(|adapter| adapter.folder.as_path());

@@ -34,6 +34,9 @@ const MINILM_WINDOW: usize = 254;
 /// The part of the machine's memory that further copies of a small model may take: one sixteenth.
 const COPIES_SHARE: u64 = 16;
 
+/// The part of it that the keys and values of earlier answers may take in each copy.
+const PREFIX_CACHE_SHARE: u64 = 32;
+
 /// Everything a user can name in an experiment.
 pub(crate) struct Real {
     pub(crate) cache: Cache,
@@ -46,7 +49,10 @@ impl Real {
         let memory = System::new_with_specifics(
             RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram()),
         );
-        let loader = MistralLoader { copies_memory: memory.total_memory() / COPIES_SHARE };
+        let loader = MistralLoader {
+            copies_memory: memory.total_memory() / COPIES_SHARE,
+            prefix_cache_memory: memory.total_memory() / PREFIX_CACHE_SHARE,
+        };
         Self { cache, counters: Mutex::new(BTreeMap::new()), loader }
     }
 
