@@ -55,7 +55,8 @@ pub struct Experiment {
     /// Generation settings shared by all arms.
     #[serde(default)]
     pub generate: Generate,
-    /// How arms are compared.
+    /// How arms are compared. Absent: with the first arm, at the usual level.
+    #[serde(default)]
     pub compare: Compare,
     /// How the run is carried out.
     #[serde(default)]
@@ -1251,7 +1252,8 @@ impl Default for Generate {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Compare {
-    /// The arm that differences are taken to.
+    /// The arm that differences are taken to. Absent: the first one.
+    #[serde(default)]
     pub baseline: String,
     /// Rate of false differences accepted over the whole family of comparisons.
     #[serde(default = "defaults::alpha")]
@@ -1265,6 +1267,18 @@ pub struct Compare {
     /// What the winner must satisfy besides quality.
     #[serde(default)]
     pub constraints: Constraints,
+}
+
+impl Default for Compare {
+    fn default() -> Self {
+        Self {
+            baseline: String::new(),
+            alpha: defaults::alpha(),
+            correction: Correction::default(),
+            margin: defaults::margin(),
+            constraints: Constraints::default(),
+        }
+    }
 }
 
 /// Correction for several comparisons.

@@ -125,7 +125,7 @@ impl MistralGenerator {
             .map_err(|error| fatal(format!("cannot load `{}`: {error}", folder.path.display())))?;
         let slots = Slots::new(copies.len());
         let prefix_cache_memory = room.prefix_cache_memory;
-        Ok(Self { id, folder, kept_per_token, prefix_cache_memory, slots, copies })
+        Ok(Self { id, folder, kept_per_token, prefix_cache_memory, copies, slots })
     }
 
     fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>, BackendError> {

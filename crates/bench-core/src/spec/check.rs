@@ -32,6 +32,11 @@ pub fn parse(
         if experiment.name.is_empty() {
             stem.clone_into(&mut experiment.name);
         }
+        if let (true, Some(first)) =
+            (experiment.compare.baseline.is_empty(), experiment.arms.first())
+        {
+            experiment.compare.baseline.clone_from(&first.name);
+        }
         Sense { experiment: &experiment, source: &source, problems: &mut problems }.check();
         if problems.is_empty() {
             return Ok((experiment, source));

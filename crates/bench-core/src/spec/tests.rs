@@ -320,6 +320,17 @@ fn a_name_that_looks_like_a_truth_value_is_a_name() {
 }
 
 #[test]
+fn differences_are_taken_to_the_first_arm_unless_said() {
+    for (text, alpha) in [
+        (GOOD.replace("compare: { baseline: zero }", "compare: { alpha: 0.1 }"), 0.1),
+        (GOOD.replace("compare: { baseline: zero }", ""), 0.05),
+    ] {
+        let compare = read(&text).unwrap().compare;
+        assert_eq!((compare.baseline.as_str(), compare.alpha), ("zero", alpha));
+    }
+}
+
+#[test]
 fn broken_yaml_is_pointed_at() {
     let found = problems("version: 1\nmodels: [\n");
     assert_eq!(found.len(), 1);
