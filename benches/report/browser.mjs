@@ -1,13 +1,15 @@
-// Measures report.html in Chromium and writes browser.json.
+// Measures report.html and the pages of `bench view` in Chromium; run.py runs it and puts its rows
+// into results.json.
 //
-//   node benches/report/browser.mjs <the bench program>
+//   node benches/report/browser.mjs <the bench program> <file for the rows>
 //
 // Makes two reports through the program itself, with scripted models: 5,000 and 20,000 trials of
-// eight arms, whose answers, questions and passages are words drawn at random.
-import { execFileSync } from "node:child_process";
+// eight arms, whose answers, questions and passages are words drawn at random. The third page is that
+// of the committed quickstart.
+import { execFileSync, spawn } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { cpus, loadavg, tmpdir } from "node:os";
-import { dirname, join, resolve } from "node:path";
+import { basename, dirname, join, resolve } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { createServer } from "node:http";
 import { launch } from "chrome-launcher";
@@ -15,6 +17,8 @@ import lighthouse from "lighthouse";
 import { chromium } from "playwright-core";
 
 const bench = resolve(process.argv[2] ?? "target/release/bench");
+const out = resolve(process.argv[3] ?? "browser.json");
+const quickstart = resolve(dirname(fileURLToPath(import.meta.url)), "../../reports/quickstart");
 const executablePath = process.env.CHROMIUM ?? "/usr/bin/chromium";
 const FLAGS = [
   "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -90,16 +94,42 @@ const visit = async (browser, file) => {
   return { paint, ready, filter: Math.max(...filters) };
 };
 
+const audited = async (address) => {
+  const chrome = await launch({ chromePath: executablePath, chromeFlags: FLAGS });
+  const { lhr } = await lighthouse(address, { port: chrome.port, onlyCategories: ["accessibility"], logLevel: "error" });
+  chrome.kill();
+  if (lhr.runtimeError) throw new Error(`${address}: ${lhr.runtimeError.message}`);
+  for (const audit of Object.values(lhr.audits)) if (audit.score === 0) console.log(`lighthouse, ${address}: ${audit.title}`);
+  return lhr.categories.accessibility.score * 100;
+};
+
 const accessibility = async (file) => {
   // Lighthouse wants http.
   const server = createServer((_, response) => response.setHeader("content-type", "text/html").end(readFileSync(file))).listen(0, "127.0.0.1");
-  const chrome = await launch({ chromePath: executablePath, chromeFlags: FLAGS });
-  const address = `http://127.0.0.1:${server.address().port}/`;
-  const { lhr } = await lighthouse(address, { port: chrome.port, onlyCategories: ["accessibility"], logLevel: "error" });
-  for (const audit of Object.values(lhr.audits)) if (audit.score === 0) console.log(`lighthouse: ${audit.title}`);
-  chrome.kill();
+  const score = await audited(`http://127.0.0.1:${server.address().port}/`);
   server.close();
-  return lhr.categories.accessibility.score * 100;
+  return score;
+};
+
+// The index of `bench view`, and a run on it: the lower of both scores.
+const viewed = async (reports) => {
+  const child = spawn(bench, ["view", reports, "--listen", "127.0.0.1:0"], { stdio: ["ignore", "pipe", "inherit"] });
+  try {
+    const site = await new Promise((found, failed) => {
+      let said = "";
+      child.stdout.on("data", (part) => {
+        said += part;
+        const address = said.match(/http:\/\/[^/\s]+/);
+        if (address) found(address[0]);
+      });
+      child.on("exit", () => failed(new Error(`bench view ended: ${said}`)));
+    });
+    const scores = [];
+    for (const path of ["/", `/runs/${basename(quickstart)}/`]) scores.push(await audited(site + path));
+    return Math.min(...scores);
+  } finally {
+    child.kill();
+  }
 };
 
 const folder = mkdtempSync(join(tmpdir(), "bench-report-"));
@@ -107,7 +137,7 @@ const rows = [];
 const put = (name, unit, value, floor, higher = false) => {
   rows.push({
     name, unit, value: Number(value.toPrecision(4)), peer: null, peer_value: null, floor, higher_is_better: higher,
-    command: "node benches/report/browser.mjs <bench>",
+    command: "python3 benches/report/run.py",
     machine: `${cpus().length} virtual cores (${cpus()[0].model.trim()}), no GPU, load average ${loadavg()[0].toFixed(1)}`,
     date: new Date().toISOString().slice(0, 10),
   });
@@ -127,8 +157,11 @@ try {
     put(`report.html of ${name}: size`, "bytes", statSync(file).size, file === small ? 2_000_000 : null);
   }
   await browser.close();
-  put("report.html of 5,000 trials: Lighthouse accessibility", "of 100", await accessibility(small), 95, true);
-  writeFileSync(join(dirname(fileURLToPath(import.meta.url)), "browser.json"), `${JSON.stringify(rows, null, 1)}\n`);
+  for (const [name, file] of [["of 5,000 trials", small], ["of the quickstart", join(quickstart, "report.html")]]) {
+    put(`report.html ${name}: Lighthouse accessibility`, "of 100", await accessibility(file), 95, true);
+  }
+  put("bench view, index and report: Lighthouse accessibility", "of 100", await viewed(dirname(quickstart)), 95, true);
+  writeFileSync(out, `${JSON.stringify(rows, null, 1)}\n`);
 } finally {
   rmSync(folder, { recursive: true, force: true });
 }

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Measures `bench report` and writes results.json beside this file.
+"""Measures `bench report` and its pages, and writes results.json beside this file.
 
+    (cd benches/report && npm ci --ignore-scripts)
     cargo build --release -p bench -p bench-report --bins --examples
     python3 benches/report/run.py target/release/bench target/release/examples/large_run
 
-The runs are made up by the example; the folders are made in a temporary directory.
+The runs are made up by the example; the folders are made in a temporary directory. What a browser
+shows is measured by browser.mjs, with the Chromium at CHROMIUM or /usr/bin/chromium.
 """
 
 import datetime
@@ -43,6 +45,13 @@ def digest(folder):
             with open(os.path.join(root, name), "rb") as file:
                 whole.update(file.read())
     return whole.hexdigest()
+
+
+def is_kept(row):
+    """Whether a figure keeps its floor."""
+    if row["higher_is_better"]:
+        return row["value"] >= row["floor"]
+    return row["value"] <= row["floor"]
 
 
 def processor():
@@ -95,9 +104,16 @@ def main():
         seconds, memory = timed(BENCH, "report", large)
         command = f"large_run x {trials} && bench report x"
         row(f"report over {trials:,} trials", "s", seconds, 60, command)
-        row("peak memory of it", "GiB", memory, 4, command)
+        row(f"peak memory of the report over {trials:,} trials", "GiB", memory, 4, command)
         html = os.path.getsize(os.path.join(large, "report.html")) / 1e6
         row(f"report.html of {trials:,} trials", "MB", html, None, command)
+        shutil.rmtree(large)
+        pages = os.path.join(folder, "browser.json")
+        subprocess.run(["node", os.path.join(HERE, "browser.mjs"), BENCH, pages], check=True)
+        with open(pages) as file:
+            rows.extend(json.load(file))
+    missed = [r["name"] for r in rows if r["floor"] is not None and not is_kept(r)]
+    print("floors that are missed:", ", ".join(missed) or "none")
     with open(os.path.join(HERE, "results.json"), "w") as file:
         json.dump(rows, file, indent=1)
         file.write("\n")
