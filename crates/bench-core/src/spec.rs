@@ -168,6 +168,11 @@ pub struct EvalSet {
     /// those of the untuned model, and shown as retention.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub retention: bool,
+    /// Fine-tuned arms answer this set with the adapters that they were trained for on that set, which
+    /// stands earlier; this set then needs no training rows. Without it, every set has adapters of its
+    /// own. It is what a set with `retention: true` wants: the skills that *that* training cost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapters_of: Option<String>,
     /// Use only this many samples, drawn with `run.seed`.
     #[serde(default)]
     pub limit: Option<u32>,

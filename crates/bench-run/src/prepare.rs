@@ -311,9 +311,10 @@ impl<'a> Preparer<'a> {
                 layout.training = Some(layout.template.clone());
             }
         }
-        let adapters = match &plan.finetune {
-            Some(finetune) => self.adapters(set, plan, finetune, &model, &layout, desk)?,
-            None => vec![None],
+        let adapters = match (&plan.finetune, &set.spec.adapters_of) {
+            (Some(_), Some(other)) => self.borrowed(set, plan, other),
+            (Some(finetune), None) => self.adapters(set, plan, finetune, &model, &layout, desk)?,
+            (None, _) => vec![None],
         };
         let plan = plan.clone();
         Ok(PreparedArm { plan, set: index, model, asker, layout, adapters, final_answer })
@@ -501,6 +502,33 @@ impl<'a> Preparer<'a> {
             }));
         }
         Ok(adapters)
+    }
+
+    /// The adapters that the arm was trained for on an earlier set.
+    fn borrowed(&mut self, set: &LoadedSet, plan: &ArmPlan, other: &str) -> Vec<Option<Adapter>> {
+        let sets = &self.loaded.sets;
+        let lender = self
+            .prepared
+            .arms
+            .iter()
+            .find(|arm| arm.plan.name == plan.name && sets[arm.set].spec.name == other);
+        let adapters = lender.map_or_else(Vec::new, |arm| arm.adapters.clone());
+        for adapter in adapters.iter().flatten() {
+            let training = &mut self.prepared.training;
+            let of = |entry: &TrainingEntry, name: &str| {
+                (entry.set.as_str(), entry.seed) == (name, adapter.seed)
+                    && entry.outcome.digest == adapter.digest
+            };
+            let own = &set.spec.name;
+            if let Some(at) = training.iter().position(|entry| of(entry, own)) {
+                training[at].arms.push(plan.name.clone());
+            } else if let Some(lent) = training.iter().find(|entry| of(entry, other)) {
+                let arms = vec![plan.name.clone()];
+                let entry = TrainingEntry { arms, set: own.clone(), ..lent.clone() };
+                training.push(entry);
+            }
+        }
+        adapters
     }
 
     /// Rows of several sets, as the arm lays out each of them.

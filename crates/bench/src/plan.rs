@@ -133,7 +133,8 @@ fn estimate(loaded: &Loaded, set: &LoadedSet, plan: &ArmPlan) -> Row {
         return Row { trials, prompt: 0.0, answer: 0.0, train: 0.0 };
     }
     let asked = plan.prompt.self_consistency.map_or(1.0, |vote| f64::from(vote.n));
-    let train = plan.finetune.as_ref().map_or(0.0, |finetune| {
+    let trains = plan.finetune.as_ref().filter(|_| set.spec.adapters_of.is_none());
+    let train = trains.map_or(0.0, |finetune| {
         let n = finetune.limit.map_or(rows.len(), |limit| rows.len().min(limit as usize));
         n as f64 * (row + 30.0) * f64::from(finetune.num_epochs) * seeds as f64
     });

@@ -253,6 +253,9 @@ impl Sense<'_> {
                     self.add(&at("scorers"), message, "here", "a scorer fills one column");
                 }
             }
+            if let Some(other) = &set.adapters_of {
+                self.adapters_of(&index, set, other);
+            }
             if [set.limit, set.max_tokens, set.train_limit].contains(&Some(0)) {
                 let message = format!("eval set `{}` asks for nothing", set.name);
                 self.add(
@@ -261,6 +264,46 @@ impl Sense<'_> {
                     "a limit of 0",
                     "leave it out, or give at least 1",
                 );
+            }
+        }
+    }
+
+    /// The set whose adapters are borrowed stands earlier, has its own, and is answered by the same
+    /// fine-tuned arms.
+    fn adapters_of(&mut self, index: &str, set: &EvalSet, other: &str) {
+        let experiment = self.experiment;
+        let path = ["eval_sets", index, "adapters_of"];
+        let mut sets = experiment.eval_sets.iter();
+        let Some(lender) =
+            sets.by_ref().take_while(|s| s.name != set.name).find(|s| s.name == other)
+        else {
+            let message = format!("set `{}` borrows the adapters of `{other}`", set.name);
+            let help = "name a set that stands earlier";
+            return self.add(&path, message, "no earlier set has this name", help);
+        };
+        if lender.adapters_of.is_some() {
+            let message = format!("set `{other}` has no adapters of its own");
+            self.add(&path, message, "here", "name the set that it borrows them from");
+        }
+        let is_tuned = |arm: &Arm| matches!(arm.strategy, Strategy::Finetune(_));
+        for arm in &experiment.arms {
+            let trains = match &arm.strategy {
+                Strategy::Compose(parts) => {
+                    experiment.arms.iter().any(|part| parts.contains(&part.name) && is_tuned(part))
+                }
+                Strategy::Prompt(_)
+                | Strategy::Rag(_)
+                | Strategy::Finetune(_)
+                | Strategy::Features(_) => is_tuned(arm),
+            };
+            let on = |set: &EvalSet| arm.on.as_ref().is_none_or(|on| on.contains(&set.name));
+            if trains && on(set) && !on(lender) {
+                let message = format!(
+                    "arm `{}` answers set `{}` and is not trained on `{other}`",
+                    arm.name, set.name
+                );
+                let help = "give the arm both sets in `on`, or neither";
+                self.add(&path, message, "whose adapters it needs", help);
             }
         }
     }
@@ -404,7 +447,7 @@ impl Sense<'_> {
             }
             Strategy::Finetune(finetune) => {
                 match &finetune.mix {
-                    None => self.needs_train(i, arm, "fine-tuning"),
+                    None => self.needs_lesson(i, arm),
                     Some(mix) => self.mix(i, arm, mix),
                 }
                 if let Some(raft) = &finetune.raft {
@@ -709,9 +752,19 @@ impl Sense<'_> {
         }
     }
 
+    /// As [`Self::needs_train`], but for sets that borrow adapters.
+    fn needs_lesson(&mut self, i: &str, arm: &Arm) {
+        let borrows = |set: &EvalSet| set.adapters_of.is_some();
+        self.needs_rows(i, arm, "fine-tuning", borrows);
+    }
+
     fn needs_train(&mut self, i: &str, arm: &Arm, what: &str) {
+        self.needs_rows(i, arm, what, |_| false);
+    }
+
+    fn needs_rows(&mut self, i: &str, arm: &Arm, what: &str, but: impl Fn(&EvalSet) -> bool) {
         for set in self.sets_of(arm) {
-            if set.train.is_none() {
+            if set.train.is_none() && !but(&set) {
                 let message = format!(
                     "arm `{}`: {what} need training rows, and set `{}` has none",
                     arm.name, set.name

@@ -378,6 +378,33 @@ fn a_gate_demands_something_that_can_be_measured() {
 }
 
 #[test]
+fn a_set_borrows_adapters_of_an_earlier_set_with_the_same_arms() {
+    let with = |more: &str| {
+        GOOD.replace(
+            "arms:\n",
+            &format!("  - {{ name: skills, path: k.jsonl, scorers: [exact_match], retention: true, {more} }}\narms:\n"),
+        )
+        .replace("name: few, model", "name: few, on: [facts], model")
+        .replace("name: rag, model", "name: rag, on: [facts], model")
+        .replace("name: both, model", "name: both, on: [facts], model")
+    };
+    let good = with("adapters_of: facts");
+    assert_eq!(read(&good).unwrap().eval_sets[1].adapters_of.as_deref(), Some("facts"));
+    for (text, expect) in [
+        (with("limit: 4"), "fine-tuning need training rows, and set `skills` has none"),
+        (with("adapters_of: skills"), "set `skills` borrows the adapters of `skills`"),
+        (with("adapters_of: nowhere"), "name a set that stands earlier"),
+        (
+            good.replace("name: lora, model", "name: lora, on: [skills], model"),
+            "arm `lora` answers set `skills` and is not trained on `facts`",
+        ),
+    ] {
+        let found = problems(&text);
+        assert!(found.iter().any(|problem| problem.contains(expect)), "{expect}: {found:?}");
+    }
+}
+
+#[test]
 fn prices_are_inline_or_a_file_and_break_even_is_in_range() {
     let with = |text: &str| format!("{GOOD}{text}\n");
     let experiment = read(&with("prices: file://prices.yaml")).unwrap();

@@ -438,6 +438,32 @@ fn one_adapter_learns_several_sets_and_is_reported_for_each() {
 }
 
 #[test]
+fn a_set_can_be_answered_with_the_adapters_of_another() {
+    let folder = Folder::new();
+    folder.write("e2.jsonl", "{\"id\":\"d\",\"input\":\"other\",\"reference\":\"no\"}\n");
+    let yaml = fs_err::read_to_string(folder.0.path().join("x.yaml")).unwrap();
+    let yaml = yaml.replace("name: few, model", "name: few, on: [s], model").replace(
+        "scorers: [exact_match] }]",
+        "scorers: [exact_match] }, { name: skills, path: e2.jsonl, template: 'In general: {{ input }}', scorers: [exact_match], retention: true, adapters_of: s }]",
+    );
+    folder.write("x.yaml", &yaml);
+    let finished = folder.run(&Options::default()).unwrap();
+    let training = &finished.manifest.training;
+    let sets: Vec<(&str, u64)> =
+        training.iter().map(|entry| (entry.set.as_str(), entry.seed)).collect();
+    assert_eq!(sets, [("s", 0), ("s", 1), ("skills", 0), ("skills", 1)]);
+    // Nothing was trained again: rows, digest and folder are those of the set that lends.
+    for (lent, borrowed) in [(0, 2), (1, 3)] {
+        assert_eq!(training[lent].outcome, training[borrowed].outcome);
+        assert_eq!(training[borrowed].arms, ["tuned"]);
+    }
+    let asked = finished.records.iter().filter(|r| r.trial.set == "skills");
+    let tuned: Vec<u64> =
+        asked.filter(|r| r.trial.arm == "tuned").map(|r| r.trial.train_seed).collect();
+    assert_eq!(tuned, [0, 1]);
+}
+
+#[test]
 fn training_alone_leaves_adapters_that_a_run_finds() {
     let folder = Folder::new();
     let loaded = load(&folder.0.path().join("x.yaml"), &|_| None, None).unwrap();
