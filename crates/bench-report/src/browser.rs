@@ -150,9 +150,7 @@ fn one_set(
         }
         let mut about: Option<&Record> = None;
         for (contender, arm) in set.contenders.iter().zip(arms) {
-            let from = contender.trials.partition_point(|r| r.trial.sample.as_str() < *id);
-            let own = contender.trials[from..].iter().take_while(|r| r.trial.sample == *id);
-            for record in own {
+            for &record in contender.on(at) {
                 about = about.or(Some(record));
                 trial(record, &mut trials, room, shared);
                 trials.push("sample", json!(kept));

@@ -21,6 +21,8 @@ pub(crate) use canvas::png;
 pub(crate) struct Chart {
     /// Position of the eval set that it is about.
     pub(crate) set: usize,
+    /// What it shows, as its file name ends.
+    pub(crate) kind: &'static str,
     /// Its path without ending.
     pub(crate) path: String,
     pub(crate) title: String,
@@ -75,7 +77,7 @@ pub(crate) fn all(evaluation: &Evaluation<'_>) -> Result<Vec<Chart>, ReportError
             // Two sets may differ only in characters that a file name cannot hold.
             let is_taken = charts.iter().any(|chart: &Chart| chart.path == path);
             let path = if is_taken { format!("{path}_{at}") } else { path };
-            charts.push(Chart { set: at, path, title, alt, svg });
+            charts.push(Chart { set: at, kind, path, title, alt, svg });
         }
     }
     Ok(charts)

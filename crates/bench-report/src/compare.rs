@@ -611,9 +611,7 @@ fn flips(
             if right != [Some(was_right), Some(!was_right)] {
                 continue;
             }
-            let trials = [0, 1].map(|side| {
-                sets[side].contenders[pair.at[side]].first(sets[side].samples[at[side]])
-            });
+            let trials = [0, 1].map(|side| sets[side].contenders[pair.at[side]].first(at[side]));
             let [Some(old), Some(new)] = trials else { continue };
             totals[direction] += 1;
             if grid.rows.len() >= MOST_FLIPS {

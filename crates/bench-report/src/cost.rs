@@ -238,12 +238,25 @@ impl Rivalry {
     }
 }
 
+/// What each contender's answers cost; `None` where the experiment names no price.
+pub(crate) fn costings<'s>(
+    evaluation: &Evaluation<'_>,
+    set: &'s SetResult<'_>,
+) -> &'s [Option<Costing>] {
+    set.once.costings.get_or_init(|| {
+        set.contenders.iter().map(|contender| Costing::of(evaluation, contender)).collect()
+    })
+}
+
 /// Every trained contender with a price against every untrained one, on the samples that both
 /// answered.
-pub(crate) fn break_even(evaluation: &Evaluation<'_>, set: &SetResult<'_>) -> Vec<Rivalry> {
+pub(crate) fn break_even<'s>(evaluation: &Evaluation<'_>, set: &'s SetResult<'_>) -> &'s [Rivalry] {
+    set.once.rivalries.get_or_init(|| rivalries(evaluation, set))
+}
+
+fn rivalries(evaluation: &Evaluation<'_>, set: &SetResult<'_>) -> Vec<Rivalry> {
     let horizon = Horizon::of(&evaluation.manifest.experiment.break_even);
-    let costings: Vec<Option<Costing>> =
-        set.contenders.iter().map(|contender| Costing::of(evaluation, contender)).collect();
+    let costings = costings(evaluation, set);
     let mut found = Vec::new();
     for (at, contender) in set.contenders.iter().enumerate() {
         let (Some(training_cost), Some(own)) = (contender.training_cost, &costings[at]) else {
@@ -253,10 +266,8 @@ pub(crate) fn break_even(evaluation: &Evaluation<'_>, set: &SetResult<'_>) -> Ve
             let Some(theirs) = costings[other].as_ref().filter(|_| rival.training.is_none()) else {
                 continue;
             };
-            let pairs: Vec<(f64, f64)> = set
-                .samples
-                .iter()
-                .filter_map(|id| Some((cost(rival, id)?, cost(contender, id)?)))
+            let pairs: Vec<(f64, f64)> = (0..set.samples.len())
+                .filter_map(|sample| Some((cost(rival, sample)?, cost(contender, sample)?)))
                 .collect();
             let (a, b): (Vec<f64>, Vec<f64>) = pairs.into_iter().unzip();
             let clusters = bench_stats::Clusters::none();
@@ -293,7 +304,7 @@ pub(crate) fn break_even(evaluation: &Evaluation<'_>, set: &SetResult<'_>) -> Ve
     found
 }
 
-fn cost(contender: &Contender<'_>, sample: &str) -> Option<f64> {
+fn cost(contender: &Contender<'_>, sample: usize) -> Option<f64> {
     contender.first(sample)?.answer()?.cost_usd
 }
 

@@ -68,8 +68,8 @@ pub(crate) type Counts = [usize; 7];
 pub(crate) fn counts(set: &SetResult<'_>, metric: &Metric) -> Vec<Counts> {
     let count = |(at, contender): (usize, &Contender<'_>)| {
         let mut counts = Counts::default();
-        for (sample, id) in set.samples.iter().enumerate() {
-            if let Some(record) = contender.first(id) {
+        for sample in 0..set.samples.len() {
+            if let Some(record) = contender.first(sample) {
                 counts[outcome(metric.is_right(at, sample), record) as usize] += 1;
             }
         }
@@ -100,14 +100,6 @@ fn outcome(right: Option<bool>, record: &Record) -> Outcome {
     }
 }
 
-impl<'a> Contender<'a> {
-    /// The first trial on a sample.
-    pub(crate) fn first(&self, sample: &str) -> Option<&'a Record> {
-        let at = self.trials.partition_point(|record| record.trial.sample.as_str() < sample);
-        self.trials.get(at).copied().filter(|record| record.trial.sample == sample)
-    }
-}
-
 /// A sample that one of baseline and arm answered right and the other wrong.
 pub(crate) struct Flip<'a> {
     pub(crate) contender: usize,
@@ -125,14 +117,14 @@ pub(crate) fn flips<'a>(set: &SetResult<'a>, metric: &Metric) -> Vec<Flip<'a>> {
     let mut flips = Vec::new();
     for contender in (0..set.contenders.len()).filter(|&at| at != baseline) {
         for is_lost in [true, false] {
-            for (sample, id) in set.samples.iter().enumerate() {
+            for sample in 0..set.samples.len() {
                 let scores = |at: usize| metric.scores[at].scores[sample];
                 let sides = (metric.is_right(baseline, sample), metric.is_right(contender, sample));
                 if sides != (Some(is_lost), Some(!is_lost)) {
                     continue;
                 }
-                let trials =
-                    (set.contenders[baseline].first(id), set.contenders[contender].first(id));
+                let first = |at: usize| set.contenders[at].first(sample);
+                let trials = (first(baseline), first(contender));
                 if let ((Some(before), Some(after)), (Some(old), Some(new))) =
                     (trials, (scores(baseline), scores(contender)))
                 {

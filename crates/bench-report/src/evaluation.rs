@@ -2,6 +2,7 @@
 //! Knows nothing of tables, charts or pages.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::OnceLock;
 
 use bench_core::manifest::{Manifest, TrainingEntry};
 use bench_core::plan;
@@ -13,7 +14,10 @@ use bench_stats::{
     analyse, estimate,
 };
 
+use crate::cost::{Costing, Rivalry};
+use crate::retrieval::RetrievalResult;
 use crate::sequential::Look;
+use crate::tables::Slice;
 use crate::{ReportError, judging, trials};
 
 /// The scorer name under which an LLM judge's verdicts are recorded.
@@ -53,6 +57,17 @@ pub(crate) struct SetResult<'a> {
     /// The first is the metric that decides.
     pub(crate) metrics: Vec<Metric>,
     pub(crate) decision: Option<Decision>,
+    pub(crate) once: Once,
+}
+
+/// What several tables, charts and pages show and what takes resampling: worked out by the first of
+/// them.
+#[derive(Default)]
+pub(crate) struct Once {
+    pub(crate) retrieval: OnceLock<Vec<RetrievalResult>>,
+    pub(crate) slices: OnceLock<Vec<Slice>>,
+    pub(crate) costings: OnceLock<Vec<Option<Costing>>>,
+    pub(crate) rivalries: OnceLock<Vec<Rivalry>>,
 }
 
 /// An arm on one eval set; where it was trained with several seeds, one contender for each, because
@@ -64,6 +79,10 @@ pub(crate) struct Contender<'a> {
     pub(crate) train_seed: u64,
     /// By sample, then repeat.
     pub(crate) trials: Vec<&'a Record>,
+    /// Per trial, the position of its sample in the set.
+    pub(crate) positions: Vec<usize>,
+    /// Per sample of the set, the first trial.
+    firsts: Vec<Option<usize>>,
     /// Of how many trials, from the first, the prompts are looked at.
     n_prompted: usize,
     pub(crate) usage: Usage,
@@ -179,15 +198,17 @@ impl<'a> SetResult<'a> {
         set: &'a EvalSet,
         trials: &[(usize, &'a Record)],
     ) -> Result<Self, ReportError> {
-        let mut samples = BTreeMap::new();
-        for (_, record) in trials {
-            samples.entry(record.trial.sample.as_str()).or_insert(record.cluster.as_deref());
-        }
+        let about = |record: &'a Record| (record.trial.sample.as_str(), record.cluster.as_deref());
+        let mut samples: Vec<_> = trials.iter().map(|&(_, record)| about(record)).collect();
+        // Stable, and quick on what is sorted arm by arm.
+        samples.sort_by_key(|sample| sample.0);
+        samples.dedup_by_key(|sample| sample.0);
         let (samples, labels): (Vec<&str>, Vec<Option<&str>>) = samples.into_iter().unzip();
         let clusters = clusters(&samples, &labels, 0..samples.len());
-        let (points, contenders): (Vec<_>, Vec<_>) = contenders(manifest, plans, &set.name, trials)
-            .into_iter()
-            .partition(|contender| plans[contender.arm].curve.is_some());
+        let (points, contenders): (Vec<_>, Vec<_>) =
+            contenders(manifest, plans, &set.name, &samples, trials)
+                .into_iter()
+                .partition(|contender| plans[contender.arm].curve.is_some());
         let baseline = &manifest.experiment.compare.baseline;
         let baseline = contenders.iter().position(|c| plans[c.arm].name == *baseline);
         let correction = manifest.experiment.compare.correction;
@@ -201,7 +222,7 @@ impl<'a> SetResult<'a> {
             .into_iter()
             .map(|contender| {
                 let name = metrics.first().map_or("", |metric| metric.name.as_str());
-                let scores = sample_means(&contender.trials, &samples, name);
+                let scores = sample_means(&contender, samples.len(), name);
                 Point { contender, scores }
             })
             .collect();
@@ -249,6 +270,7 @@ impl<'a> SetResult<'a> {
             baseline,
             metrics,
             decision,
+            once: Once::default(),
         })
     }
 
@@ -266,8 +288,12 @@ impl<'a> SetResult<'a> {
 /// The set's scorers in their order, then what else was scored.
 fn metric_names(set: &EvalSet, trials: &[(usize, &Record)]) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
-    let found: BTreeSet<&str> =
-        trials.iter().flat_map(|&(_, record)| record.verdicts.keys().map(String::as_str)).collect();
+    let mut found: BTreeSet<&str> = BTreeSet::new();
+    for scorer in trials.iter().flat_map(|(_, record)| record.verdicts.keys()) {
+        if !found.contains(scorer.as_str()) {
+            found.insert(scorer);
+        }
+    }
     let declared = set.scorers.iter().map(|scorer| -> &str { scorer.name() });
     // A judge's repeats and each person's grades are for the judge's report card.
     let found =
@@ -284,6 +310,7 @@ fn contenders<'a>(
     manifest: &'a Manifest,
     plans: &[ArmPlan],
     set: &str,
+    samples: &[&str],
     trials: &[(usize, &'a Record)],
 ) -> Vec<Contender<'a>> {
     let mut groups: BTreeMap<(usize, u64), Vec<&'a Record>> = BTreeMap::new();
@@ -311,11 +338,14 @@ fn contenders<'a>(
             let training_cost =
                 training.zip(hour).map(|(entry, hour)| entry.outcome.seconds / 3600.0 * hour);
             let usage = Usage::of(trials);
+            let (positions, firsts) = places(samples, trials);
             Contender {
                 name,
                 arm,
                 train_seed,
                 trials: trials.clone(),
+                positions,
+                firsts,
                 n_prompted: trials.len(),
                 usage,
                 training,
@@ -325,7 +355,34 @@ fn contenders<'a>(
         .collect()
 }
 
+/// Where the samples of trials stand among all samples, and the first trial of every sample; both are
+/// in the same order.
+fn places(samples: &[&str], trials: &[&Record]) -> (Vec<usize>, Vec<Option<usize>>) {
+    let mut firsts = vec![None; samples.len()];
+    let mut sample = 0;
+    let positions = trials.iter().enumerate().map(|(trial, record)| {
+        while samples[sample] != record.trial.sample {
+            sample += 1;
+        }
+        firsts[sample].get_or_insert(trial);
+        sample
+    });
+    (positions.collect(), firsts)
+}
+
 impl<'a> Contender<'a> {
+    /// The first trial on a sample, by its position in the set.
+    pub(crate) fn first(&self, sample: usize) -> Option<&'a Record> {
+        self.firsts[sample].map(|at| self.trials[at])
+    }
+
+    /// The trials on a sample, by its position in the set.
+    pub(crate) fn on(&self, sample: usize) -> &[&'a Record] {
+        let Some(from) = self.firsts[sample] else { return &[] };
+        let more = self.positions[from..].iter().take_while(|&&at| at == sample).count();
+        &self.trials[from..from + more]
+    }
+
     /// The trials whose prompts are looked at: all, or the first of very many.
     pub(crate) fn prompted(&self) -> &[&'a Record] {
         &self.trials[..self.n_prompted]
@@ -403,7 +460,7 @@ impl Metric {
             .iter()
             .map(|c| ArmScores {
                 arm: c.name.clone(),
-                scores: sample_means(&c.trials, samples, &name),
+                scores: sample_means(c, samples.len(), &name),
             })
             .collect();
         let unscored = contenders
@@ -499,17 +556,17 @@ fn clusters(
 }
 
 /// A score per sample: the mean over the repeats that have one.
-fn sample_means(trials: &[&Record], samples: &[&str], metric: &str) -> Vec<Option<f64>> {
-    let mut sums: BTreeMap<&str, (f64, usize)> = BTreeMap::new();
-    for record in trials {
+fn sample_means(contender: &Contender<'_>, samples: usize, metric: &str) -> Vec<Option<f64>> {
+    let mut sums = vec![(0.0, 0_usize); samples];
+    for (record, &sample) in contender.trials.iter().zip(&contender.positions) {
         // A score that is not a number says nothing; the run writes it as unscored.
         let value = record.answer().and_then(|_| record.verdicts.get(metric)?.value());
         if let Some(value) = value.filter(|value| value.is_finite()) {
-            let sum = sums.entry(&record.trial.sample).or_default();
-            *sum = (sum.0 + value, sum.1 + 1);
+            let (sum, n) = sums[sample];
+            sums[sample] = (sum + value, n + 1);
         }
     }
-    samples.iter().map(|sample| sums.get(sample).map(|(sum, n)| sum / *n as f64)).collect()
+    sums.into_iter().map(|(sum, n)| (n > 0).then(|| sum / n as f64)).collect()
 }
 
 /// An answer that the scorer could not decide on. A judge that was not asked is not counted.

@@ -110,7 +110,7 @@ pub enum ReportError {
     #[error("column `{column}` is empty in row {row}: the file was changed after it was written")]
     EmptyCell {
         /// The column.
-        column: &'static str,
+        column: String,
         /// Counted from 1.
         row: usize,
     },
@@ -191,8 +191,20 @@ fn make(manifest: &Manifest, records: &[Record], trials: Trials) -> Result<Repor
             })
         })
         .collect();
-    let charts = charts::all(&evaluation)?;
-    let page::Pages { mut files, summary } = page::files(&evaluation, &charts, &gates)?;
+    let ((charts, pages), tables) = std::thread::scope(|scope| {
+        let tables = scope.spawn(|| tables::files(&evaluation, trials));
+        let pages = || -> Result<_, ReportError> {
+            let charts = charts::all(&evaluation)?;
+            let pages = page::files(&evaluation, &charts, &gates)?;
+            Ok((charts, pages))
+        };
+        let pages = pages();
+        match tables.join() {
+            Ok(tables) => Ok::<_, ReportError>((pages?, tables?)),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })?;
+    let page::Pages { mut files, summary } = pages;
     let decision = DecisionFile {
         format: 1,
         plan_digest: &manifest.plan_digest,
@@ -206,7 +218,7 @@ fn make(manifest: &Manifest, records: &[Record], trials: Trials) -> Result<Repor
         let suite = &manifest.experiment.name;
         files.push(("junit.xml".into(), gates::junit(suite, &gates).into_bytes()));
     }
-    files.extend(tables::files(&evaluation, trials)?);
+    files.extend(tables);
     for chart in charts {
         files.push((format!("{}.png", chart.path), charts::png(&chart.svg)?));
         files.push((format!("{}.svg", chart.path), chart.svg.into_bytes()));

@@ -9,13 +9,15 @@ use minijinja::value::Value;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
+use crate::agreement::Agreement;
 use crate::charts::Chart;
 use crate::cost::{Requests, break_even};
 use crate::diagnosis::{self, Outcome};
-use crate::evaluation::{Evaluation, Metric, RIGHT, SetResult};
+use crate::evaluation::{Contender, Evaluation, Metric, RIGHT, SetResult};
 use crate::gates::GateResult;
 use crate::grid::{self, Grid, Head, Shown, figure, shown};
-use crate::tables::{cost_per_1000_right, slices_of};
+use crate::learning::curves;
+use crate::tables::{SliceFigure, cost_per_1000_right, slices_of};
 use crate::text::{
     cut, dollars, duration, gibibytes, number, p_value, printable, signed, tenth, whole,
 };
@@ -38,7 +40,7 @@ struct Page {
     sets: Vec<Section>,
     arms: Grid,
     gates: Grid,
-    training: Grid,
+    training: Part,
     parity: Grid,
     indexes: Grid,
     models: Grid,
@@ -53,14 +55,23 @@ struct Section {
     state: &'static str,
     headline: String,
     reason: String,
+    /// What the winner scores and takes: the best of the arms need not be good.
+    standing: String,
     confidence: String,
     /// Why each arm won, lost or remains open.
     sentences: Vec<String>,
     about: String,
     notes: Vec<String>,
-    /// Shown in this order, those without rows left out.
-    grids: Vec<Grid>,
+    /// Shown in this order, those that are empty left out; the first is the one that decides.
+    parts: Vec<Part>,
     flips: Vec<FlipGroup>,
+}
+
+/// A table under its pictures.
+#[derive(Serialize)]
+struct Part {
+    #[serde(flatten)]
+    grid: Grid,
     charts: Vec<Picture>,
 }
 
@@ -165,11 +176,14 @@ fn html(
 fn page(evaluation: &Evaluation<'_>, charts: &[Chart], gates: &[GateResult]) -> Page {
     let manifest = evaluation.manifest;
     let experiment = &manifest.experiment;
-    let sections = evaluation
-        .sets
-        .iter()
-        .enumerate()
-        .map(|(at, set)| section(evaluation, set, charts.iter().filter(|c| c.set == at)));
+    let sections = evaluation.sets.iter().enumerate().map(|(at, set)| {
+        section(
+            evaluation,
+            set,
+            charts.iter().filter(|c| c.set == at && c.kind != LOSSES).collect(),
+        )
+    });
+    let losses = charts.iter().filter(|chart| chart.kind == LOSSES);
     Page {
         title: experiment.name.clone(),
         question: experiment.description.clone(),
@@ -177,7 +191,7 @@ fn page(evaluation: &Evaluation<'_>, charts: &[Chart], gates: &[GateResult]) -> 
         sets: sections.collect(),
         arms: arms(evaluation),
         gates: gate_grid(gates),
-        training: training(evaluation),
+        training: Part { grid: training(evaluation), charts: losses.map(Picture::of).collect() },
         parity: parity(evaluation),
         indexes: indexes(evaluation),
         models: models(evaluation),
@@ -222,11 +236,21 @@ fn warnings(evaluation: &Evaluation<'_>) -> Vec<String> {
     warnings
 }
 
-fn section<'c>(
-    evaluation: &Evaluation<'_>,
-    set: &SetResult<'_>,
-    charts: impl Iterator<Item = &'c Chart>,
-) -> Section {
+/// The chart that is about training, not about a set's answers.
+const LOSSES: &str = "training_loss";
+
+impl Picture {
+    fn of(chart: &Chart) -> Self {
+        Self {
+            path: chart.path.clone(),
+            title: chart.title.clone(),
+            alt: chart.alt.clone(),
+            svg: crate::charts::unstyled(&chart.svg),
+        }
+    }
+}
+
+fn section(evaluation: &Evaluation<'_>, set: &SetResult<'_>, mut charts: Vec<&Chart>) -> Section {
     let name = set.set.name.clone();
     let decision = set.decision.as_ref();
     let winner = decision.and_then(|decision| decision.winner.as_deref());
@@ -256,22 +280,15 @@ fn section<'c>(
             None => "undecided".into(),
         },
         reason: reason.to_owned(),
+        standing: standing(evaluation, set, winner),
         confidence: best.unwrap_or_default(),
         sentences: decision
             .map(|d| d.arms.iter().map(|arm| arm.sentence.clone()).collect())
             .unwrap_or_default(),
         about: String::new(),
         notes: Vec::new(),
-        grids: Vec::new(),
+        parts: Vec::new(),
         flips: Vec::new(),
-        charts: charts
-            .map(|chart| Picture {
-                path: chart.path.clone(),
-                title: chart.title.clone(),
-                alt: chart.alt.clone(),
-                svg: crate::charts::unstyled(&chart.svg),
-            })
-            .collect(),
     };
     let Some(primary) = set.primary() else { return section };
     section.about = format!(
@@ -309,23 +326,38 @@ fn section<'c>(
         );
     }
     section.notes.extend(self::judging::note(evaluation, set));
-    section.grids = vec![
-        quality(evaluation, set),
-        usage(evaluation, set),
-        pairs(evaluation, set, primary),
-        effect_grid(evaluation, set, primary),
-        seed_grid(evaluation, set, primary),
-        self::variance::grid(evaluation, set, primary),
-        retrieval_grid(evaluation, set),
-        diagnosis_grid(set, primary),
-        prompting::tuning_grid(evaluation, set),
-        prompting::budget_grid(set),
-        slice_grid(evaluation, set, primary),
-        break_even_grid(evaluation, set),
-        retention_grid(set),
+    let mut part = |grid: Grid, kinds: &[&str]| {
+        let (own, others): (Vec<&Chart>, Vec<&Chart>) =
+            std::mem::take(&mut charts).into_iter().partition(|c| kinds.contains(&c.kind));
+        charts = others;
+        Part { grid, charts: own.into_iter().map(Picture::of).collect() }
+    };
+    let [card, corrected, strengths] = self::judging::grids(evaluation, set);
+    section.parts = vec![
+        part(quality(evaluation, set, &set.metrics[..1]), &["differences"]),
+        part(other_scores(evaluation, set), &[]),
+        part(retention_grid(set), &["retention"]),
+        part(
+            usage(evaluation, set),
+            &["quality_latency", "quality_cost", "quality_tokens", "latency"],
+        ),
+        part(break_even_grid(evaluation, set), &["break_even"]),
+        part(diagnosis_grid(set, primary), &["outcomes"]),
+        part(retrieval_grid(evaluation, set), &["recall", "ndcg"]),
+        part(effect_grid(evaluation, set, primary), &[]),
+        part(curve_grid(evaluation, set, primary), &["learning_curve"]),
+        part(seed_grid(evaluation, set, primary), &[]),
+        part(self::variance::grid(evaluation, set, primary), &[]),
+        part(slice_grid(evaluation, set, primary), &["slices"]),
+        part(pairs(evaluation, set, primary), &[]),
+        part(prompting::tuning_grid(evaluation, set), &[]),
+        part(prompting::budget_grid(set), &["tokens"]),
+        part(agreement_grid(evaluation, set), &["judge_confusion"]),
+        part(card, &["judge_consistency"]),
+        part(corrected, &[]),
+        part(strengths, &[]),
     ];
-    section.grids.extend(self::judging::grids(evaluation, set));
-    section.grids.retain(|grid| !grid.rows.is_empty());
+    section.parts.retain(|part| !part.grid.rows.is_empty() || !part.charts.is_empty());
     section.flips = flips(set, primary);
     section
 }
@@ -368,7 +400,62 @@ fn interval(low: f64, high: f64) -> String {
     format!("{} to {}", number(low), number(high))
 }
 
-fn quality(evaluation: &Evaluation<'_>, set: &SetResult<'_>) -> Grid {
+/// What the winner scores and takes, or who scores highest where there is no winner.
+fn standing(evaluation: &Evaluation<'_>, set: &SetResult<'_>, winner: Option<&str>) -> String {
+    let Some(metric) = set.primary().filter(|_| !set.set.retention) else { return String::new() };
+    let mean = |at: usize| metric.estimates[at].as_ref().map(|estimate| estimate.mean);
+    let by_mean = |a: &usize, b: &usize| {
+        mean(*a).unwrap_or(f64::NEG_INFINITY).total_cmp(&mean(*b).unwrap_or(f64::NEG_INFINITY))
+    };
+    let at = match winner {
+        Some(winner) => set.contenders.iter().position(|c| c.name == *winner),
+        None => (0..set.contenders.len()).filter(|at| mean(*at).is_some()).max_by(by_mean),
+    };
+    let Some((at, estimate)) = at.and_then(|at| Some((at, metric.estimates[at].as_ref()?))) else {
+        return String::new();
+    };
+    let Contender { name, usage, .. } = &set.contenders[at];
+    let subject = match winner {
+        Some(_) => "It".to_owned(),
+        None => format!("The highest mean is that of {name}: it"),
+    };
+    let mut takes = vec![format!(
+        "scores {} on {} ({} % interval {})",
+        number(estimate.mean),
+        metric.name,
+        (evaluation.options.level * 100.0).round(),
+        interval(estimate.low, estimate.high)
+    )];
+    if let Some(tokens) = usage.per_answer(usage.tokens_in + usage.tokens_out) {
+        takes.push(format!("takes {} tokens an answer", whole(tokens)));
+    }
+    if let Some(ms) = usage.latency(0.95).filter(|ms| ms.is_finite()) {
+        takes.push(format!("keeps 95 % of its answers under {} ms", whole(ms)));
+    }
+    if let Some(cost) = usage.cost_per_1000() {
+        takes.push(format!("costs {} USD per 1,000 answers", dollars(cost)));
+    }
+    let last = takes.pop().unwrap_or_default();
+    let takes = if takes.is_empty() { last } else { format!("{} and {last}", takes.join(", ")) };
+    let scores = metric.scores.iter().flat_map(|arm| arm.scores.iter().flatten());
+    let is_share = scores.clone().all(|score| (0.0..=1.0).contains(score));
+    let low = if is_share && estimate.high < RIGHT {
+        " That is less than half of what can be had: the best of these arms, not yet a good one."
+    } else {
+        ""
+    };
+    format!("{subject} {takes}.{low}")
+}
+
+/// The scorers that do not decide.
+fn other_scores(evaluation: &Evaluation<'_>, set: &SetResult<'_>) -> Grid {
+    let others = &set.metrics[1..];
+    let names: Vec<&str> = others.iter().map(|metric| metric.name.as_str()).collect();
+    let title = format!("Other scores: {}", names.join(", "));
+    Grid { title, ..quality(evaluation, set, others) }.folded()
+}
+
+fn quality(evaluation: &Evaluation<'_>, set: &SetResult<'_>, metrics: &[Metric]) -> Grid {
     let correction = match evaluation.manifest.experiment.compare.correction {
         bench_core::spec::Correction::Holm => ">p (Holm)",
         bench_core::spec::Correction::None => ">p",
@@ -376,7 +463,7 @@ fn quality(evaluation: &Evaluation<'_>, set: &SetResult<'_>) -> Grid {
     let mut grid = Grid::new(
         "Quality",
         format!(
-            "Verdicts are said of the arm against the baseline{}. Unscored and failed answers are in no mean.",
+            "Verdicts are said of the arm against the baseline{}; with the p-values they allow for the number of comparisons, intervals do not. Unscored and failed answers are in no mean.",
             evaluation
                 .options
                 .margin
@@ -397,7 +484,7 @@ fn quality(evaluation: &Evaluation<'_>, set: &SetResult<'_>) -> Grid {
             ">failed",
         ],
     );
-    for metric in &set.metrics {
+    for metric in metrics {
         for (at, contender) in set.contenders.iter().enumerate() {
             let estimate = metric.estimates[at].as_ref();
             let against = metric.against_baseline[at].as_ref();
@@ -655,16 +742,19 @@ fn slice_grid(evaluation: &Evaluation<'_>, set: &SetResult<'_>, metric: &Metric)
         is_number: true,
         is_code: false,
     }));
-    for slice in slices_of(set) {
-        let samples = slice.samples.iter().filter(|kept| **kept).count();
-        let mut row = shown![format!("{} = {}", slice.field, slice.value), samples];
-        row.extend((0..set.contenders.len()).map(|at| {
-            let estimate = metric.estimate_on(at, set, |s| slice.samples[s], &evaluation.options);
-            figure(estimate.as_ref().map(|e| e.mean), |mean| match (&estimate, mean) {
-                (Some(e), Some(mean)) => format!("{} ({})", number(mean), interval(e.low, e.high)),
-                _ => "–".into(),
-            })
-        }));
+    for slice in slices_of(set, &evaluation.options) {
+        let mut row = shown![format!("{} = {}", slice.field, slice.value), slice.samples];
+        // The first metric is the one that decides.
+        row.extend(slice.figures.iter().take(1).flatten().map(
+            |SliceFigure { estimate, .. }| {
+                figure(estimate.as_ref().map(|e| e.mean), |mean| match (estimate, mean) {
+                    (Some(e), Some(mean)) => {
+                        format!("{} ({})", number(mean), interval(e.low, e.high))
+                    }
+                    _ => "–".into(),
+                })
+            },
+        ));
         grid.rows.push(row);
     }
     grid.folded()
@@ -774,6 +864,72 @@ fn retention_grid(set: &SetResult<'_>) -> Grid {
     grid
 }
 
+fn curve_grid(evaluation: &Evaluation<'_>, set: &SetResult<'_>, metric: &Metric) -> Grid {
+    let mut grid = Grid::new(
+        "Learning curve",
+        format!(
+            "Mean {} by rows trained on, and where three sizes allow it the power law through them: ceiling - scale * rows^-exponent. The ceiling is where more rows of this kind would lead.",
+            metric.name
+        ),
+        &[
+            "recipe",
+            ">rows",
+            ">seeds",
+            ">n",
+            ">value",
+            ">its interval",
+            ">by the law",
+            ">its ceiling",
+        ],
+    );
+    for curve in curves(evaluation, set, metric) {
+        for point in &curve.points {
+            let e = &point.estimate;
+            let mut row = shown![curve.name.as_str(), point.rows as usize, point.seeds, e.n];
+            row.extend([
+                figure(Some(e.mean), number),
+                figure(Some(e.low), |_| interval(e.low, e.high)),
+                figure(curve.law.map(|law| law.at(point.rows as f64)), number),
+                figure(curve.law.map(|law| law.ceiling), number),
+            ]);
+            grid.rows.push(row);
+        }
+    }
+    grid
+}
+
+fn agreement_grid(evaluation: &Evaluation<'_>, set: &SetResult<'_>) -> Grid {
+    let mut grid = Grid::new(
+        "Judge against scorer",
+        "",
+        &[
+            "arm",
+            ">both right",
+            ">only the judge",
+            ">only the scorer",
+            ">both wrong",
+            ">agreement",
+            ">its interval",
+        ],
+    );
+    let Some(found) = Agreement::of(set, &evaluation.options) else { return grid };
+    grid.note = format!(
+        "Judged answers, by whether the judge and {} call them right (at least {RIGHT}).",
+        found.scorer
+    );
+    for (at, contender) in set.contenders.iter().enumerate() {
+        let [[both, judge], [scorer, neither]] = found.counts[at];
+        let share = found.of_contender(at, &evaluation.options);
+        let mut row = shown![contender.name.as_str(), both, judge, scorer, neither];
+        row.push(figure(share.as_ref().map(|e| e.mean), number));
+        row.push(figure(share.as_ref().map(|e| e.low), |_| {
+            share.as_ref().map_or("–".into(), |e| interval(e.low, e.high))
+        }));
+        grid.rows.push(row);
+    }
+    grid
+}
+
 fn flips(set: &SetResult<'_>, metric: &Metric) -> Vec<FlipGroup> {
     let all = diagnosis::flips(set, metric);
     let Some(baseline) = set.baseline.map(|at| set.contenders[at].name.as_str()) else {
@@ -820,14 +976,37 @@ fn flips(set: &SetResult<'_>, metric: &Metric) -> Vec<FlipGroup> {
     groups
 }
 
+/// Every arm with what it scores on every set: the whole run at a glance.
 fn arms(evaluation: &Evaluation<'_>) -> Grid {
     let mut grid = Grid::new("Arms", "", &["arm", "model", "how it answers"]);
-    for (arm, plan) in evaluation.manifest.experiment.arms.iter().zip(&evaluation.plans) {
-        grid.rows.push(shown![
-            plan.name.as_str(),
-            plan.model.as_str(),
-            strategy(&arm.strategy, plan)
-        ]);
+    let sets: Vec<_> =
+        evaluation.sets.iter().filter_map(|set| Some((set, set.primary()?))).collect();
+    if evaluation.sets.iter().any(|set| set.contenders.len() > 1) {
+        grid.note =
+            "Beside each arm its mean on the metric that decides, and who was chosen.".into();
+        grid.columns.extend(sets.iter().map(|(set, metric)| Head {
+            name: format!("{}: {}", set.set.name, metric.name),
+            is_number: true,
+            is_code: false,
+        }));
+    }
+    let columns = grid.columns.len();
+    let arms = evaluation.manifest.experiment.arms.iter().zip(&evaluation.plans);
+    for (position, (arm, plan)) in arms.enumerate() {
+        let mut row =
+            shown![plan.name.as_str(), plan.model.as_str(), strategy(&arm.strategy, plan)];
+        row.extend(sets.iter().map(|(set, metric)| {
+            // Of several training seeds, the one that enters the decision.
+            let at = set.entrants.iter().copied().find(|&at| set.contenders[at].arm == position);
+            let estimate = at.and_then(|at| metric.estimates[at].as_ref());
+            let winner = set.decision.as_ref().and_then(|decision| decision.winner.as_deref());
+            let is_chosen = at.is_some_and(|at| winner == Some(set.contenders[at].name.as_str()));
+            figure(estimate.map(|e| e.mean), |mean| {
+                format!("{}{}", number(mean), if is_chosen { ", chosen" } else { "" })
+            })
+        }));
+        row.truncate(columns);
+        grid.rows.push(row);
     }
     grid
 }
@@ -993,7 +1172,7 @@ fn indexes(evaluation: &Evaluation<'_>) -> Grid {
         let mut row = shown![
             entry.set.as_str(),
             entry.arms.join(", "),
-            entry.embedder.as_str(),
+            shortened(&entry.embedder),
             info.documents as usize,
             info.chunks as usize,
             info.dimension as usize,
@@ -1006,6 +1185,12 @@ fn indexes(evaluation: &Evaluation<'_>) -> Grid {
         grid.rows.push(row);
     }
     grid
+}
+
+/// A name as it is, a digest by its beginning.
+fn shortened(name: &str) -> &str {
+    let is_digest = name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if is_digest { bench_core::digest::short(name) } else { name }
 }
 
 fn models(evaluation: &Evaluation<'_>) -> Grid {
@@ -1037,7 +1222,7 @@ fn facts(evaluation: &Evaluation<'_>) -> Vec<[String; 2]> {
         manifest.seconds.iter().map(|(stage, s)| format!("{stage} {}", duration(*s))).collect();
     let mut facts = vec![
         ["plan".to_owned(), bench_core::digest::short(&manifest.plan_digest).to_owned()],
-        ["program".to_owned(), format!("bench {}", manifest.program)],
+        ["program".to_owned(), manifest.program.clone()],
         ["machine".to_owned(), machine(evaluation)],
         ["accelerator".to_owned(), manifest.machine.accelerator.clone()],
         ["peak memory".to_owned(), gibibytes(manifest.peak_memory_bytes)],

@@ -22,17 +22,17 @@ pub(crate) struct AtK {
 }
 
 /// A result per contender that retrieved anything for samples with gold documents.
-pub(crate) fn results(set: &SetResult<'_>, options: &Options) -> Vec<RetrievalResult> {
+pub(crate) fn results<'s>(set: &'s SetResult<'_>, options: &Options) -> &'s [RetrievalResult] {
+    set.once.retrieval.get_or_init(|| measured(set, options))
+}
+
+fn measured(set: &SetResult<'_>, options: &Options) -> Vec<RetrievalResult> {
     let mut results = Vec::new();
     for (at, contender) in set.contenders.iter().enumerate() {
         // A repeat retrieves the same passages again.
-        let asked: Vec<(usize, &Record)> = contender
-            .trials
-            .iter()
-            .filter(|record| record.trial.repeat == 0 && !record.gold.is_empty())
-            .filter_map(|record| {
-                Some((set.samples.binary_search(&record.trial.sample.as_str()).ok()?, *record))
-            })
+        let trials = contender.positions.iter().copied().zip(contender.trials.iter().copied());
+        let asked: Vec<(usize, &Record)> = trials
+            .filter(|(_, record)| record.trial.repeat == 0 && !record.gold.is_empty())
             .collect();
         let depth = asked.iter().map(|(_, record)| record.retrieved.len()).max().unwrap_or(0);
         if depth == 0 {

@@ -42,12 +42,26 @@ impl Table {
         self.rows.is_empty()
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
     /// CSV with a header, six decimals, and no control characters that a terminal would obey.
-    pub(crate) fn csv(&self) -> PolarsResult<Vec<u8>> {
+    pub(crate) fn csv(mut self) -> PolarsResult<Vec<u8>> {
         let mut bytes = Vec::new();
-        let mut frame = self.frame(text::printable)?;
-        CsvWriter::new(&mut bytes).with_float_precision(Some(6)).finish(&mut frame)?;
+        self.drain_to_csv(&mut bytes)?;
         Ok(bytes)
+    }
+
+    /// Moves the rows behind those that are in `bytes` already; the header stands before the first.
+    pub(crate) fn drain_to_csv(&mut self, bytes: &mut Vec<u8>) -> PolarsResult<()> {
+        let mut frame = self.frame(text::printable)?;
+        self.rows.clear();
+        let is_first = bytes.is_empty();
+        CsvWriter::new(bytes)
+            .include_header(is_first)
+            .with_float_precision(Some(6))
+            .finish(&mut frame)
     }
 
     pub(crate) fn parquet(&self) -> PolarsResult<Vec<u8>> {

@@ -1,14 +1,16 @@
 //! The files under `tables/`. Their columns are documented in `docs/tables.md`.
 
+use std::collections::BTreeMap;
+
 use bench_core::record::Record;
-use bench_stats::{Estimate, Test};
+use bench_stats::{Estimate, Options, Test};
 
 use crate::agreement::Agreement;
 use crate::budget::{PARTS, budget};
-use crate::cost::{Costing, Horizon, break_even};
+use crate::cost::{Horizon, break_even, costings};
 use crate::diagnosis::{self, Outcome};
 use crate::effects::{effects, seeds};
-use crate::evaluation::{Evaluation, SetResult};
+use crate::evaluation::{Evaluation, Metric, SetResult};
 use crate::learning::curves;
 use crate::retention::retained;
 use crate::retrieval;
@@ -64,7 +66,6 @@ pub(crate) fn files(
         ("losses", losses(evaluation)),
         ("costs", costs(evaluation)),
         ("break_even", break_evens(evaluation)),
-        ("flips", flips(evaluation)),
         ("budgets", prompting::budget_table(evaluation)),
         ("tuning", prompting::tuning_table(evaluation)),
         ("tokens", tokens(evaluation)),
@@ -81,6 +82,7 @@ pub(crate) fn files(
     ) {
         files.push((format!("tables/{name}.csv"), table.csv()?));
     }
+    files.push(("tables/flips.csv".into(), flips(evaluation)?));
     Ok(files)
 }
 
@@ -240,23 +242,16 @@ fn slices(evaluation: &Evaluation<'_>) -> Table {
         ("ci_high", Number),
     ]);
     for set in &evaluation.sets {
-        for slice in slices_of(set) {
-            for metric in &set.metrics {
-                for (at, contender) in set.contenders.iter().enumerate() {
-                    let estimate = metric.estimate_on(
-                        at,
-                        set,
-                        |sample| slice.samples[sample],
-                        &evaluation.options,
-                    );
-                    let scored = metric.scores[at].scores.iter().zip(&slice.samples);
+        for slice in slices_of(set, &evaluation.options) {
+            for (metric, figures) in set.metrics.iter().zip(&slice.figures) {
+                for (contender, SliceFigure { n, estimate }) in set.contenders.iter().zip(figures) {
                     table.push(row![
                         set.set.name.as_str(),
-                        slice.field,
+                        slice.field.as_str(),
                         slice.value.as_str(),
                         contender.name.as_str(),
                         metric.name.as_str(),
-                        scored.filter(|(score, kept)| score.is_some() && **kept).count(),
+                        *n,
                         estimate.as_ref().map(|e| e.mean),
                         estimate.as_ref().map(|e| e.standard_error),
                         estimate.as_ref().map(|e| e.low),
@@ -270,27 +265,57 @@ fn slices(evaluation: &Evaluation<'_>) -> Table {
 }
 
 /// The samples that share a value of a meta field.
-pub(crate) struct Slice<'a> {
-    pub(crate) field: &'a str,
+pub(crate) struct Slice {
+    pub(crate) field: String,
     pub(crate) value: String,
-    /// Per sample of the set.
-    pub(crate) samples: Vec<bool>,
+    /// Samples with the value.
+    pub(crate) samples: usize,
+    /// Per metric and contender.
+    pub(crate) figures: Vec<Vec<SliceFigure>>,
+}
+
+/// The score of a contender on the samples of a slice.
+pub(crate) struct SliceFigure {
+    /// Samples that are scored.
+    pub(crate) n: usize,
+    /// `None` where too few are.
+    pub(crate) estimate: Option<Estimate>,
 }
 
 /// By field as declared, then by value.
-pub(crate) fn slices_of<'a>(set: &SetResult<'a>) -> Vec<Slice<'a>> {
-    let mut slices: Vec<Slice<'a>> = Vec::new();
+pub(crate) fn slices_of<'s>(set: &'s SetResult<'_>, options: &Options) -> &'s [Slice] {
+    set.once.slices.get_or_init(|| sliced(set, options))
+}
+
+fn sliced(set: &SetResult<'_>, options: &Options) -> Vec<Slice> {
+    let mut slices = Vec::new();
     for field in &set.set.slices {
-        let mut values = std::collections::BTreeMap::new();
-        for record in set.contenders.iter().flat_map(|contender| &contender.trials) {
-            if let (Some(value), Ok(sample)) =
-                (record.slices.get(field), set.samples.binary_search(&record.trial.sample.as_str()))
-            {
-                values.entry(value.clone()).or_insert_with(|| vec![false; set.samples.len()])
-                    [sample] = true;
+        let mut values: BTreeMap<&str, Vec<bool>> = BTreeMap::new();
+        for contender in &set.contenders {
+            for (record, &sample) in contender.trials.iter().zip(&contender.positions) {
+                if let Some(value) = record.slices.get(field) {
+                    let kept = values.entry(value);
+                    kept.or_insert_with(|| vec![false; set.samples.len()])[sample] = true;
+                }
             }
         }
-        slices.extend(values.into_iter().map(|(value, samples)| Slice { field, value, samples }));
+        for (value, kept) in values {
+            let figure = |metric: &Metric, at: usize| {
+                let scored = metric.scores[at].scores.iter().zip(&kept);
+                SliceFigure {
+                    n: scored.filter(|(score, kept)| score.is_some() && **kept).count(),
+                    estimate: metric.estimate_on(at, set, |sample| kept[sample], options),
+                }
+            };
+            let of_metric =
+                |metric| (0..set.contenders.len()).map(|at| figure(metric, at)).collect();
+            slices.push(Slice {
+                field: field.clone(),
+                value: value.to_owned(),
+                samples: kept.iter().filter(|kept| **kept).count(),
+                figures: set.metrics.iter().map(of_metric).collect(),
+            });
+        }
     }
     slices
 }
@@ -541,8 +566,7 @@ fn costs(evaluation: &Evaluation<'_>) -> Table {
     for set in &evaluation.sets {
         for (at, contender) in set.contenders.iter().enumerate() {
             let usage = &contender.usage;
-            let costing = Costing::of(evaluation, contender);
-            let costing = costing.as_ref();
+            let costing = costings(evaluation, set)[at].as_ref();
             table.push(row![
                 set.set.name.as_str(),
                 contender.name.as_str(),
@@ -753,7 +777,10 @@ fn agreement(evaluation: &Evaluation<'_>) -> Table {
     table
 }
 
-fn flips(evaluation: &Evaluation<'_>) -> Table {
+/// There may be as many as trials, so that they are written as they come.
+fn flips(evaluation: &Evaluation<'_>) -> Result<Vec<u8>, ReportError> {
+    const AT_ONCE: usize = 20_000;
+    let mut bytes = Vec::new();
     let mut table = Table::new(&[
         ("set", Text),
         ("arm", Text),
@@ -785,7 +812,13 @@ fn flips(evaluation: &Evaluation<'_>) -> Table {
                 answer(flip.baseline),
                 answer(flip.trial),
             ]);
+            if table.len() == AT_ONCE {
+                table.drain_to_csv(&mut bytes)?;
+            }
         }
     }
-    table
+    if bytes.is_empty() || !table.is_empty() {
+        table.drain_to_csv(&mut bytes)?;
+    }
+    Ok(bytes)
 }

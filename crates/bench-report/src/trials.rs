@@ -1,15 +1,22 @@
 //! Records as Parquet: one row per trial, and back again without loss.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Cursor;
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bench_core::record::{Answer, Outcome, Record, TrialId, Verdict};
-use polars::prelude::{DataFrame, ParquetReader, SerReader as _};
+use polars::prelude::{
+    BooleanChunked, ChunkedArray, DataFrame, Engine, Float64Chunked, IdxSize, LazyFrame,
+    ParquetReader, PlSmallStr, PlanCallback, PolarsDataType, ScanArgsParquet, ScanSources,
+    SerReader as _, StringChunked, UInt32Chunked, UInt64Chunked, col,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::ReportError;
-use crate::table::{Kind, Table, batches, column, row};
+use crate::table::{batches, column};
 
 /// Version of the layout of `trials.parquet`.
 const FORMAT: u32 = 1;
@@ -50,6 +57,9 @@ const BATCH: usize = 50_000;
 /// Trials per arm, on one set, whose prompts are kept where there are very many.
 const PROMPTED: usize = 200;
 
+/// Rows that are read together when there are at most so many others between them.
+const NEAR: usize = 1000;
+
 /// One row per trial, in the order given. What is nested (prompt, passages, verdicts) is JSON text.
 ///
 /// # Errors
@@ -76,9 +86,7 @@ pub(crate) fn trials_of(records: &[&Record]) -> Result<Vec<u8>, ReportError> {
 
 /// `is_paired`: some trial of the run has preferences.
 fn trial_frame(records: &[&Record], is_paired: bool) -> Result<DataFrame, ReportError> {
-    let text = |of: fn(&Record) -> Option<&str>| {
-        records.iter().map(move |record| of(record).map(str::to_owned))
-    };
+    let text = |of: fn(&Record) -> Option<&str>| records.iter().map(move |record| of(record));
     let number = |of: fn(&Answer) -> Option<f64>| {
         records.iter().map(move |record| record.answer().and_then(of))
     };
@@ -123,12 +131,7 @@ fn trial_frame(records: &[&Record], is_paired: bool) -> Result<DataFrame, Report
 /// # Errors
 /// Bytes that are not such a file, a file of a newer version, a column that is missing.
 pub fn read_trials(bytes: &[u8]) -> Result<Vec<Record>, ReportError> {
-    let mut records = Vec::new();
-    each_batch(bytes, |batch| {
-        records.extend(batch);
-        Ok(())
-    })?;
-    Ok(records)
+    Trials::open(bytes.to_vec())?.records(&[])
 }
 
 /// As [`read_trials`], without what a report of very many trials does not show: of every arm on
@@ -136,24 +139,14 @@ pub fn read_trials(bytes: &[u8]) -> Result<Vec<Record>, ReportError> {
 ///
 /// # Errors
 /// As [`read_trials`].
-pub fn read_figures(bytes: &[u8]) -> Result<Vec<Record>, ReportError> {
-    let mut records: Vec<Record> = Vec::new();
-    let mut seen: BTreeMap<(String, String, u64), usize> = BTreeMap::new();
-    let most = prompted(usize::MAX, ParquetReader::new(Cursor::new(bytes)).num_rows()?);
-    each_batch(bytes, |batch| {
-        records.reserve(batch.len());
-        for mut record in batch {
-            let TrialId { set, arm, train_seed, .. } = &record.trial;
-            let n = seen.entry((set.clone(), arm.clone(), *train_seed)).or_default();
-            *n += 1;
-            if *n > most {
-                record.prompt = Vec::new();
-                record.key = String::new();
-            }
-            records.push(record);
-        }
-        Ok(())
-    })?;
+pub fn read_figures(bytes: Vec<u8>) -> Result<Vec<Record>, ReportError> {
+    let trials = Trials::open(bytes)?;
+    if !is_large(trials.rows) {
+        return trials.records(&[]);
+    }
+    // What is not asked for is not even unpacked.
+    let mut records = trials.records(&PROMPT)?;
+    trials.add_prompts(&mut records)?;
     Ok(records)
 }
 
@@ -170,49 +163,138 @@ pub fn is_large(trials: usize) -> bool {
 /// Trials of a run from which on prompts are looked at in part.
 const LARGE: usize = 200_000;
 
-fn each_batch(
-    bytes: &[u8],
-    mut take: impl FnMut(Vec<Record>) -> Result<(), ReportError>,
-) -> Result<(), ReportError> {
-    let mut reader = ParquetReader::new(Cursor::new(bytes));
-    let labels = reader.get_metadata()?.key_value_metadata().as_deref().unwrap_or_default();
-    let format = labels.iter().find(|label| label.key == LABEL).and_then(|l| l.value.as_deref());
-    let format = format.and_then(|text| text.parse::<u32>().ok()).ok_or(ReportError::NotTrials)?;
-    if format > FORMAT {
-        return Err(ReportError::NewerFormat { what: "trials", found: format, known: FORMAT });
-    }
-    let rows = reader.num_rows()?;
-    for from in (0..rows).step_by(BATCH) {
-        let reader = ParquetReader::new(Cursor::new(bytes));
-        let frame = reader.with_slice(Some((from, BATCH.min(rows - from)))).finish()?;
-        take(records_of(&frame, from)?)?;
-    }
-    Ok(())
+/// The columns that are looked at in part.
+const PROMPT: [&str; 2] = ["key", "prompt"];
+
+/// A file of trials, scanned by Polars' lazy engine: columns that nobody asks for are not unpacked,
+/// and rows stream through in batches.
+struct Trials {
+    frame: LazyFrame,
+    columns: Vec<PlSmallStr>,
+    rows: usize,
 }
 
-/// The rows of a batch, on two threads: reading JSON takes longer than reading Parquet.
-fn records_of(frame: &DataFrame, from: usize) -> Result<Vec<Record>, ReportError> {
-    if let Some(column) = COLUMNS.iter().find(|column| frame.column(column).is_err()) {
-        return Err(ReportError::MissingColumn { column });
+/// What is kept of the batches so far; the engine hands each on and forgets it.
+#[derive(Default)]
+struct Read {
+    records: Vec<Record>,
+    error: Option<ReportError>,
+}
+
+impl Trials {
+    fn open(bytes: Vec<u8>) -> Result<Self, ReportError> {
+        let mut reader = ParquetReader::new(Cursor::new(&bytes));
+        let labels = reader.get_metadata()?.key_value_metadata().as_deref().unwrap_or_default();
+        let format =
+            labels.iter().find(|label| label.key == LABEL).and_then(|l| l.value.as_deref());
+        let format =
+            format.and_then(|text| text.parse::<u32>().ok()).ok_or(ReportError::NotTrials)?;
+        if format > FORMAT {
+            return Err(ReportError::NewerFormat { what: "trials", found: format, known: FORMAT });
+        }
+        let columns: Vec<PlSmallStr> = reader.schema()?.iter_names().cloned().collect();
+        if let Some(column) = COLUMNS.iter().find(|name| !columns.iter().any(|c| c == **name)) {
+            return Err(ReportError::MissingColumn { column });
+        }
+        let rows = reader.num_rows()?;
+        drop(reader);
+        let sources = ScanSources::Buffers(Arc::from([bytes.into()]));
+        // Bytes in memory have no folders that could say more columns.
+        let mut arguments = ScanArgsParquet { glob: false, ..ScanArgsParquet::default() };
+        arguments.hive_options.enabled = Some(false);
+        let frame = LazyFrame::scan_parquet_sources(sources, arguments)?;
+        Ok(Self { frame, columns, rows })
     }
-    let rows = Rows { frame, from };
-    let half = frame.height() / 2;
-    let read = |range: std::ops::Range<usize>| -> Result<Vec<Record>, ReportError> {
+
+    /// Every row, without some of [`PROMPT`].
+    fn records(&self, without: &[&str]) -> Result<Vec<Record>, ReportError> {
+        let kept = self.columns.iter().filter(|name| !without.contains(&name.as_str()));
+        let read = Read { records: Vec::with_capacity(self.rows), error: None };
+        let read = Arc::new(Mutex::new(read));
+        let sink = Arc::clone(&read);
+        // A panic while the lock was held has ended the query already.
+        let take = move |frame: DataFrame| {
+            let mut read = sink.lock().unwrap_or_else(PoisonError::into_inner);
+            let from = read.records.len();
+            match records_of(frame, from) {
+                Ok(batch) => read.records.extend(batch),
+                Err(error) => read.error = Some(error),
+            }
+            Ok(read.error.is_some())
+        };
+        self.frame
+            .clone()
+            .select(kept.map(|name| col(name.clone())).collect::<Vec<_>>())
+            .sink_batches(PlanCallback::new(take), true, NonZeroUsize::new(BATCH))?
+            .collect_with_engine(Engine::Streaming)?;
+        let read = std::mem::take(&mut *read.lock().unwrap_or_else(PoisonError::into_inner));
+        read.error.map_or(Ok(read.records), Err)
+    }
+
+    /// Gives the first trials of every arm on every set, in the order of their samples, what of
+    /// [`PROMPT`] was left out.
+    fn add_prompts(&self, records: &mut [Record]) -> Result<(), ReportError> {
+        // By set, arm and training seed: sample, repeat and row.
+        type First<'r> = BTreeMap<(&'r str, &'r str, u64), BTreeSet<(&'r str, u32, usize)>>;
+        let mut first = First::new();
+        for (row, record) in records.iter().enumerate() {
+            let TrialId { set, arm, sample, repeat, train_seed } = &record.trial;
+            let group = first.entry((set, arm, *train_seed)).or_default();
+            group.insert((sample, *repeat, row));
+            if group.len() > PROMPTED {
+                group.pop_last();
+            }
+        }
+        let mut rows: Vec<usize> = first.into_values().flatten().map(|(.., row)| row).collect();
+        rows.sort_unstable();
+        for near in rows.chunk_by(|one, next| next - one < NEAR) {
+            let (from, to) = (near[0], near[near.len() - 1]);
+            let part = self.frame.clone().slice(from as i64, (to - from + 1) as IdxSize);
+            let part = part.select(PROMPT.map(col)).collect_with_engine(Engine::Streaming)?;
+            let part = part.unwrap_single();
+            let [keys, prompts] = [part.column(PROMPT[0])?.str()?, part.column(PROMPT[1])?.str()?];
+            for &row in near {
+                let cell = |column: &StringChunked| {
+                    column.get(row - from).map(str::to_owned).ok_or_else(|| {
+                        ReportError::EmptyCell { column: column.name().to_string(), row: row + 1 }
+                    })
+                };
+                records[row].key = cell(keys)?;
+                records[row].prompt = serde_json::from_str(&cell(prompts)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The rows of a batch, on all cores: reading JSON takes longer than reading Parquet.
+fn records_of(mut frame: DataFrame, from: usize) -> Result<Vec<Record>, ReportError> {
+    frame.rechunk_mut();
+    let rows = Rows::new(&frame, from)?;
+    let read = |range: Range<usize>| -> Result<Vec<Record>, ReportError> {
         range.map(|at| rows.record(at)).collect()
     };
-    if half < 1000 {
+    let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let share = frame.height().div_ceil(threads).max(1000);
+    if frame.height() <= share {
         return read(0..frame.height());
     }
-    let (first, second) = std::thread::scope(|scope| {
-        let second = scope.spawn(|| read(half..frame.height()));
-        (read(0..half), second.join())
-    });
-    let mut records = first?;
-    match second {
-        Ok(second) => records.extend(second?),
-        Err(panic) => std::panic::resume_unwind(panic),
-    }
-    Ok(records)
+    std::thread::scope(|scope| {
+        let parts = (0..frame.height()).step_by(share).map(|start| {
+            let end = (start + share).min(frame.height());
+            let read = &read;
+            scope.spawn(move || read(start..end))
+        });
+        let parts: Vec<_> = parts.collect();
+        let mut records = Vec::with_capacity(frame.height());
+        for part in parts {
+            match part.join() {
+                Ok(part) => records.extend(part?),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        Ok(records)
+    })
 }
 
 /// One row per trial and scorer: `value` is null where `reason` says why.
@@ -225,35 +307,30 @@ pub(crate) fn scores_of(records: &[&Record]) -> Result<Vec<u8>, ReportError> {
 }
 
 fn score_frame(records: &[&Record]) -> Result<DataFrame, ReportError> {
-    let mut table = Table::new(&[
-        ("set", Kind::Text),
-        ("arm", Kind::Text),
-        ("sample", Kind::Text),
-        ("repeat", Kind::Count),
-        ("train_seed", Kind::Count),
-        ("scorer", Kind::Text),
-        ("value", Kind::Number),
-        ("reason", Kind::Text),
-    ]);
-    for Record { trial, verdicts, .. } in records {
-        for (scorer, verdict) in verdicts {
-            let reason = match verdict {
+    let rows = || {
+        records.iter().flat_map(|record| {
+            record.verdicts.iter().map(|(scorer, verdict)| (&record.trial, scorer, verdict))
+        })
+    };
+    let text = |of: fn(&TrialId) -> &str| rows().map(move |(trial, ..)| Some(of(trial)));
+    let columns = vec![
+        column("set", text(|trial| &trial.set)),
+        column("arm", text(|trial| &trial.arm)),
+        column("sample", text(|trial| &trial.sample)),
+        column("repeat", rows().map(|(trial, ..)| Some(i64::from(trial.repeat)))),
+        column("train_seed", rows().map(|(trial, ..)| Some(trial.train_seed as i64))),
+        column("scorer", rows().map(|(_, scorer, _)| Some(scorer.as_str()))),
+        // Adding zero turns -0.0 into 0.0.
+        column("value", rows().map(|(.., verdict)| verdict.value().map(|value| value + 0.0))),
+        column(
+            "reason",
+            rows().map(|(.., verdict)| match verdict {
                 Verdict::Scored { reason, .. } => reason.as_deref(),
                 Verdict::Unscored { reason } => Some(reason.as_str()),
-            };
-            table.push(row![
-                trial.set.as_str(),
-                trial.arm.as_str(),
-                trial.sample.as_str(),
-                u64::from(trial.repeat),
-                trial.train_seed,
-                scorer.as_str(),
-                verdict.value(),
-                reason,
-            ]);
-        }
-    }
-    Ok(table.exact_frame()?)
+            }),
+        ),
+    ];
+    Ok(DataFrame::new(rows().count(), columns)?)
 }
 
 /// A trial in words, for messages.
@@ -280,100 +357,133 @@ fn json<T: Serialize>(
     Ok(texts?.into_iter().map(Some))
 }
 
+/// The columns of a batch, each looked up once.
 struct Rows<'a> {
-    frame: &'a DataFrame,
-    /// Rows of the file before this frame.
+    trial: [&'a StringChunked; 3],
+    repeat: &'a UInt32Chunked,
+    train_seed: &'a UInt64Chunked,
+    error: &'a StringChunked,
+    answer: &'a StringChunked,
+    finish: &'a StringChunked,
+    tokens: [&'a UInt32Chunked; 2],
+    first_token_ms: &'a Float64Chunked,
+    latency_ms: &'a Float64Chunked,
+    retrieval_ms: &'a Float64Chunked,
+    cost_usd: &'a Float64Chunked,
+    full_text: Option<&'a StringChunked>,
+    input: &'a StringChunked,
+    cluster: &'a StringChunked,
+    /// References, slices, what was retrieved, gold, verdicts.
+    json: [&'a StringChunked; 5],
+    /// Key and prompt, where they were asked for.
+    prompt: Option<[&'a StringChunked; 2]>,
+    /// Preferences, calls, budget: files of earlier programs lack them.
+    added: [Option<&'a StringChunked>; 3],
+    unanswerable: Option<&'a BooleanChunked>,
+    /// Rows of the file before this batch.
     from: usize,
 }
 
-impl Rows<'_> {
-    fn record(&self, at: usize) -> Result<Record, ReportError> {
-        let outcome = match self.optional_text("error", at)? {
-            Some(error) => Outcome::Failed { error },
-            None => Outcome::Answered(Answer {
-                text: self.text("answer", at)?,
-                tokens_in: self.count("tokens_in", at)?,
-                tokens_out: self.count("tokens_out", at)?,
-                first_token_ms: self.number("first_token_ms", at)?,
-                latency_ms: self
-                    .number("latency_ms", at)?
-                    .ok_or_else(|| self.empty("latency_ms", at))?,
-                retrieval_ms: self
-                    .number("retrieval_ms", at)?
-                    .ok_or_else(|| self.empty("retrieval_ms", at))?,
-                finish: self.text("finish", at)?,
-                cost_usd: self.number("cost_usd", at)?,
-                full_text: if self.has("full_text") {
-                    self.optional_text("full_text", at)?
-                } else {
-                    None
-                },
-            }),
-        };
-        let train_seed = self.frame.column("train_seed")?.u64()?.get(at);
-        Ok(Record {
-            trial: TrialId {
-                set: self.text("set", at)?,
-                arm: self.text("arm", at)?,
-                sample: self.text("sample", at)?,
-                repeat: self.count("repeat", at)?,
-                train_seed: train_seed.ok_or_else(|| self.empty("train_seed", at))?,
+impl<'a> Rows<'a> {
+    fn new(frame: &'a DataFrame, from: usize) -> Result<Self, ReportError> {
+        let text = |name: &str| frame.column(name)?.str();
+        let count = |name: &str| frame.column(name)?.u32();
+        let number = |name: &str| frame.column(name)?.f64();
+        let has = |name: &str| frame.get_column_index(name).is_some();
+        let added = |name: &str| has(name).then(|| text(name)).transpose();
+        Ok(Self {
+            trial: [text("set")?, text("arm")?, text("sample")?],
+            repeat: count("repeat")?,
+            train_seed: frame.column("train_seed")?.u64()?,
+            error: text("error")?,
+            answer: text("answer")?,
+            finish: text("finish")?,
+            tokens: [count("tokens_in")?, count("tokens_out")?],
+            first_token_ms: number("first_token_ms")?,
+            latency_ms: number("latency_ms")?,
+            retrieval_ms: number("retrieval_ms")?,
+            cost_usd: number("cost_usd")?,
+            full_text: added("full_text")?,
+            input: text("input")?,
+            cluster: text("cluster")?,
+            json: [
+                text("references")?,
+                text("slices")?,
+                text("retrieved")?,
+                text("gold")?,
+                text("verdicts")?,
+            ],
+            prompt: match (added("key")?, added("prompt")?) {
+                (Some(key), Some(prompt)) => Some([key, prompt]),
+                _ => None,
             },
-            key: self.text("key", at)?,
-            input: self.text("input", at)?,
-            references: self.json("references", at)?,
-            cluster: self.optional_text("cluster", at)?,
-            slices: self.json("slices", at)?,
-            prompt: self.json("prompt", at)?,
-            retrieved: self.json("retrieved", at)?,
-            gold: self.json("gold", at)?,
-            outcome,
-            verdicts: self.json("verdicts", at)?,
-            preferences: self.added("preferences", at)?,
-            calls: self.added("calls", at)?,
-            budget: self.added("budget", at)?,
-            unanswerable: match self.frame.column("unanswerable") {
-                Ok(column) => column.bool()?.get(at).unwrap_or(false),
-                // Files of earlier programs lack it.
-                Err(_) => false,
+            added: [added("preferences")?, added("calls")?, added("budget")?],
+            unanswerable: match frame.column("unanswerable") {
+                Ok(column) => Some(column.bool()?),
+                Err(_) => None,
             },
+            from,
         })
     }
 
-    fn has(&self, name: &str) -> bool {
-        self.frame.get_column_index(name).is_some()
+    fn record(&self, at: usize) -> Result<Record, ReportError> {
+        let owned = |column: &StringChunked| column.get(at).map(str::to_owned);
+        let text = |column: &StringChunked| owned(column).ok_or_else(|| self.empty(column, at));
+        let count = |column: &UInt32Chunked| column.get(at).ok_or_else(|| self.empty(column, at));
+        let number = |column: &Float64Chunked| column.get(at).ok_or_else(|| self.empty(column, at));
+        let outcome = match owned(self.error) {
+            Some(error) => Outcome::Failed { error },
+            None => Outcome::Answered(Answer {
+                text: text(self.answer)?,
+                tokens_in: count(self.tokens[0])?,
+                tokens_out: count(self.tokens[1])?,
+                first_token_ms: self.first_token_ms.get(at),
+                latency_ms: number(self.latency_ms)?,
+                retrieval_ms: number(self.retrieval_ms)?,
+                finish: text(self.finish)?,
+                cost_usd: self.cost_usd.get(at),
+                full_text: self.full_text.and_then(owned),
+            }),
+        };
+        let [set, arm, sample] = self.trial;
+        let [references, slices, retrieved, gold, verdicts] = self.json;
+        let [preferences, calls, budget] = self.added;
+        let seed = self.train_seed.get(at).ok_or_else(|| self.empty(self.train_seed, at))?;
+        Ok(Record {
+            trial: TrialId {
+                set: text(set)?,
+                arm: text(arm)?,
+                sample: text(sample)?,
+                repeat: count(self.repeat)?,
+                train_seed: seed,
+            },
+            key: self.prompt.map_or(Ok(String::new()), |[key, _]| text(key))?,
+            input: text(self.input)?,
+            references: self.json(references, at)?,
+            cluster: owned(self.cluster),
+            slices: self.json(slices, at)?,
+            prompt: self.prompt.map_or(Ok(Vec::new()), |[_, prompt]| self.json(prompt, at))?,
+            retrieved: self.json(retrieved, at)?,
+            gold: self.json(gold, at)?,
+            outcome,
+            verdicts: self.json(verdicts, at)?,
+            preferences: preferences.map_or(Ok(Vec::new()), |column| self.json(column, at))?,
+            calls: calls.map_or(Ok(Vec::new()), |column| self.json(column, at))?,
+            budget: budget.map_or(Ok(None), |column| self.json(column, at))?,
+            unanswerable: self.unanswerable.and_then(|column| column.get(at)).unwrap_or(false),
+        })
     }
 
-    /// A column that files of earlier programs lack.
-    fn added<T: DeserializeOwned + Default>(
+    fn json<T: DeserializeOwned>(
         &self,
-        name: &'static str,
+        column: &StringChunked,
         at: usize,
     ) -> Result<T, ReportError> {
-        if self.has(name) { self.json(name, at) } else { Ok(T::default()) }
+        let text = column.get(at).ok_or_else(|| self.empty(column, at))?;
+        Ok(serde_json::from_str(text)?)
     }
 
-    fn optional_text(&self, name: &str, at: usize) -> Result<Option<String>, ReportError> {
-        Ok(self.frame.column(name)?.str()?.get(at).map(str::to_owned))
-    }
-
-    fn text(&self, name: &'static str, at: usize) -> Result<String, ReportError> {
-        self.optional_text(name, at)?.ok_or_else(|| self.empty(name, at))
-    }
-
-    fn count(&self, name: &'static str, at: usize) -> Result<u32, ReportError> {
-        self.frame.column(name)?.u32()?.get(at).ok_or_else(|| self.empty(name, at))
-    }
-
-    fn number(&self, name: &str, at: usize) -> Result<Option<f64>, ReportError> {
-        Ok(self.frame.column(name)?.f64()?.get(at))
-    }
-
-    fn json<T: DeserializeOwned>(&self, name: &'static str, at: usize) -> Result<T, ReportError> {
-        Ok(serde_json::from_str(&self.text(name, at)?)?)
-    }
-
-    fn empty(&self, column: &'static str, at: usize) -> ReportError {
-        ReportError::EmptyCell { column, row: self.from + at + 1 }
+    fn empty<T: PolarsDataType>(&self, column: &ChunkedArray<T>, at: usize) -> ReportError {
+        ReportError::EmptyCell { column: column.name().to_string(), row: self.from + at + 1 }
     }
 }

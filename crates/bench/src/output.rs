@@ -33,10 +33,9 @@ pub(crate) fn write(
     }
     // As `bench report` makes it, with a part of the prompts.
     let trials = bench_report::trials_parquet(records).into_diagnostic()?;
-    let figures = bench_report::read_figures(&trials).into_diagnostic()?;
     fs_err::create_dir_all(folder.join("tables")).into_diagnostic()?;
     write_atomically(&folder.join("tables/trials.parquet"), &trials).into_diagnostic()?;
-    drop(trials);
+    let figures = bench_report::read_figures(trials).into_diagnostic()?;
     put(folder, bench_report::rebuild(manifest, &figures).into_diagnostic()?)
 }
 
@@ -61,12 +60,11 @@ pub(crate) fn again(folder: &Path, prices: Option<&Path>) -> miette::Result<Exit
     let (mut manifest, trials) = read_parts(folder)?;
     let (report, n_trials) = match prices {
         None => {
-            let records = bench_report::read_figures(&trials).into_diagnostic()?;
-            drop(trials);
+            let records = named(folder, bench_report::read_figures(trials))?;
             (bench_report::rebuild(&manifest, &records).into_diagnostic()?, records.len())
         }
         Some(prices) => {
-            let mut records = bench_report::read_trials(&trials).into_diagnostic()?;
+            let mut records = named(folder, bench_report::read_trials(&trials))?;
             reprice(&mut manifest, &mut records, prices)?;
             (bench_report::build(&manifest, &records).into_diagnostic()?, records.len())
         }
@@ -82,7 +80,9 @@ pub(crate) fn again(folder: &Path, prices: Option<&Path>) -> miette::Result<Exit
 /// Puts other prices into a run.
 fn reprice(manifest: &mut Manifest, records: &mut [Record], path: &Path) -> miette::Result<()> {
     let name = path.display().to_string();
-    let text = fs_err::read_to_string(path).into_diagnostic()?;
+    let text = fs_err::read_to_string(path)
+        .into_diagnostic()
+        .wrap_err_with(|| format!("the prices `{name}` cannot be read"))?;
     let list = spec::parse_prices(&name, &text).map_err(|error| miette::Report::new(*error))?;
     manifest.experiment.prices = spec::Prices::List(list);
     manifest.files.insert(name, digest::of_bytes(text.as_bytes()));
@@ -102,7 +102,13 @@ fn reprice(manifest: &mut Manifest, records: &mut [Record], path: &Path) -> miet
 /// The run that a report folder holds.
 pub(crate) fn read(folder: &Path) -> miette::Result<(Manifest, Vec<Record>)> {
     let (manifest, trials) = read_parts(folder)?;
-    Ok((manifest, bench_report::read_trials(&trials).into_diagnostic()?))
+    Ok((manifest, named(folder, bench_report::read_trials(&trials))?))
+}
+
+/// What is wrong with a file of trials, with its name.
+fn named<T>(folder: &Path, read: Result<T, bench_report::ReportError>) -> miette::Result<T> {
+    let path = folder.join("tables/trials.parquet");
+    read.into_diagnostic().wrap_err_with(|| format!("`{}` cannot be used", path.display()))
 }
 
 /// Manifest and `trials.parquet` of a report folder.
@@ -192,7 +198,7 @@ fn excerpt(report: &str, folder: &Path) -> String {
     for line in report.lines() {
         if line.starts_with("## ") {
             wants_chart = true;
-        } else if wants_chart && line.starts_with("![") {
+        } else if wants_chart && line.starts_with("![") && !line.ends_with("_training_loss.svg)") {
             lines.push(String::new());
             lines.push(line.replace("](", &format!("]({}/", folder.display())));
             wants_chart = false;
@@ -207,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_page_gets_the_verdicts_and_one_chart_a_set() {
-        let report = "# x\n\n> [!IMPORTANT]\n> **a: use rag.**\n\n## a\n\n![f](charts/f.svg)\n\n![g](charts/g.svg)\n";
+        let report = "# x\n\n> [!IMPORTANT]\n> **a: use rag.**\n\n## a\n\n![f](charts/f.svg)\n\n![g](charts/g.svg)\n\n## Training\n\n![t](charts/a_training_loss.svg)\n";
         let text = excerpt(report, Path::new("reports/x"));
         assert_eq!(text, "> [!IMPORTANT]\n> **a: use rag.**\n\n![f](reports/x/charts/f.svg)\n");
         assert_eq!(between("1<b>old<e>2", "<b>", "<e>", "new").as_deref(), Some("1<b>new<e>2"));

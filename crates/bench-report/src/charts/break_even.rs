@@ -4,7 +4,7 @@
 use super::Drawing;
 use super::lines::{Across, Plot, Series};
 use crate::ReportError;
-use crate::cost::{Costing, Horizon, Requests, Rivalry, break_even};
+use crate::cost::{Horizon, Requests, Rivalry, break_even, costings};
 use crate::evaluation::{Evaluation, SetResult};
 use crate::page::requests;
 
@@ -42,7 +42,7 @@ pub(super) fn crossings(
     };
     let mut lines = Vec::new();
     for (position, contender) in set.contenders.iter().enumerate() {
-        let Some(costing) = Costing::of(evaluation, contender) else { continue };
+        let Some(costing) = &costings(evaluation, set)[position] else { continue };
         let monthly = |x: f64, answer: f64| costing.monthly(x, answer, &horizon);
         let own = found.iter().filter(|rivalry| rivalry.trained == position);
         let (marks, spans): (Vec<(f64, f64)>, Vec<[f64; 2]>) = own

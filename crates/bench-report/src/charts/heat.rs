@@ -11,7 +11,7 @@ use super::canvas::{
 use crate::ReportError;
 use crate::agreement::Agreement;
 use crate::evaluation::{Metric, SetResult};
-use crate::tables::slices_of;
+use crate::tables::{Slice, slices_of};
 use crate::text::number;
 
 const ROW: i32 = 26;
@@ -36,16 +36,15 @@ pub(super) fn slices(
     metric: &Metric,
     options: &Options,
 ) -> Result<Option<Drawing>, ReportError> {
-    let slices = slices_of(set);
+    let slices = slices_of(set, options);
     // A single slice is the whole set.
     if slices.len() < 2 {
         return Ok(None);
     }
-    let mean = |contender: usize, kept: &[bool]| {
-        metric.estimate_on(contender, set, |sample| kept[sample], options).map(|e| e.mean)
-    };
+    // The first metric is the one that decides.
+    let mean = |slice: &Slice, at: usize| slice.figures[0][at].estimate.as_ref().map(|e| e.mean);
     let cells: Vec<Vec<Option<f64>>> = (0..set.contenders.len())
-        .map(|at| slices.iter().map(|slice| mean(at, &slice.samples)).collect())
+        .map(|at| slices.iter().map(|slice| mean(slice, at)).collect())
         .collect();
     let scored = || cells.iter().flatten().flatten().copied();
     if scored().next().is_none() {
@@ -84,8 +83,7 @@ pub(super) fn slices(
             let top = TOP + block_height * (column / MOST_COLUMNS) as i32;
             let x = left + wide * (column % MOST_COLUMNS) as i32;
             let middle = x + wide / 2;
-            let samples = slice.samples.iter().filter(|kept| **kept).count();
-            let head = format!("{} ({samples})", slice.field);
+            let head = format!("{} ({})", slice.field, slice.samples);
             write(area, &fit(area, &head, wide - 6)?, (middle, top + 10), Anchor::Middle, FAINT)?;
             let value = fit(area, &slice.value, wide - 6)?;
             write(area, &value, (middle, top + 28), Anchor::Middle, INK)?;

@@ -64,10 +64,10 @@ pub(super) fn retrieval(
 ) -> Result<[Option<Drawing>; 2], ReportError> {
     let results = retrieval::results(set, &evaluation.options);
     Ok([
-        by_depth(set, &results, "recall", "recall@k", "recall of gold documents", |at| {
+        by_depth(set, results, "recall", "recall@k", "recall of gold documents", |at| {
             at.recall.as_ref()
         })?,
-        by_depth(set, &results, "ndcg", "nDCG@k", "ranking of gold documents", |at| {
+        by_depth(set, results, "ndcg", "nDCG@k", "ranking of gold documents", |at| {
             at.ndcg.as_ref()
         })?,
     ])
@@ -250,6 +250,11 @@ impl Plot<'_> {
             };
             let y = match self.y {
                 Some([low, high]) => Scale::fixed(low, high, [foot, top]),
+                // Straight lines stay straight.
+                None if self.x == Across::Even => {
+                    let most = all().map(|p| p.1).fold(0.0, f64::max);
+                    Scale::fixed(0.0, most * 1.08, [foot, top])
+                }
                 None => Scale::positive(all().map(|p| p.1), [foot, top]),
             };
             x_axis(area, &x, [top, foot], self.x_name)?;

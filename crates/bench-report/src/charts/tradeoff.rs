@@ -9,8 +9,8 @@ use super::canvas::{
     width, write, x_axis, y_axis,
 };
 use crate::ReportError;
-use crate::cost::Costing;
-use crate::evaluation::{Contender, Evaluation, Metric, SetResult};
+use crate::cost::costings;
+use crate::evaluation::{Evaluation, Metric, SetResult};
 use crate::text::{dollars, number, whole};
 
 struct Point {
@@ -36,10 +36,10 @@ pub(super) fn latency(
         figure: "p95 latency",
         say: |x| format!("{} ms", whole(x)),
     };
-    drawing.draw(set, metric, |contender| {
-        let latencies = &contender.usage.latencies;
-        let ends = quantile_interval(latencies, 0.95, evaluation.options.level);
-        Some((contender.usage.latency(0.95)?, ends))
+    drawing.draw(set, metric, |at| {
+        let usage = &set.contenders[at].usage;
+        let ends = quantile_interval(&usage.latencies, 0.95, evaluation.options.level);
+        Some((usage.latency(0.95)?, ends))
     })
 }
 
@@ -49,13 +49,15 @@ pub(super) fn cost(
     set: &SetResult<'_>,
     metric: &Metric,
 ) -> Result<Option<Drawing>, ReportError> {
-    let cost = |contender: &Contender<'_>| {
-        let per_1000 = contender.usage.cost_per_1000()?;
-        let ends = Costing::of(evaluation, contender)
+    let costings = costings(evaluation, set);
+    let cost = |at: usize| {
+        let per_1000 = set.contenders[at].usage.cost_per_1000()?;
+        let ends = costings[at]
+            .as_ref()
             .map_or([None; 2], |c| [c.per_answer.low, c.per_answer.high].map(|x| Some(x * 1000.0)));
         Some((per_1000, ends))
     };
-    if set.contenders.iter().any(|contender| cost(contender).is_some()) {
+    if (0..set.contenders.len()).any(|at| cost(at).is_some()) {
         let drawing = Tradeoff {
             kind: "quality_cost",
             title: "quality against cost",
@@ -72,8 +74,9 @@ pub(super) fn cost(
         figure: "tokens per answer",
         say: |x| whole(x),
     };
-    drawing.draw(set, metric, |c| {
-        Some((c.usage.per_answer(c.usage.tokens_in + c.usage.tokens_out)?, [None; 2]))
+    drawing.draw(set, metric, |at| {
+        let usage = &set.contenders[at].usage;
+        Some((usage.per_answer(usage.tokens_in + usage.tokens_out)?, [None; 2]))
     })
 }
 
@@ -90,7 +93,7 @@ impl Tradeoff {
         &self,
         set: &SetResult<'_>,
         metric: &Metric,
-        cost: impl Fn(&Contender<'_>) -> Option<(f64, [Option<f64>; 2])>,
+        cost: impl Fn(usize) -> Option<(f64, [Option<f64>; 2])>,
     ) -> Result<Option<Drawing>, ReportError> {
         let points = points(set, metric, cost);
         if points.is_empty() {
@@ -184,15 +187,12 @@ impl Tradeoff {
 fn points(
     set: &SetResult<'_>,
     metric: &Metric,
-    cost: impl Fn(&Contender<'_>) -> Option<(f64, [Option<f64>; 2])>,
+    cost: impl Fn(usize) -> Option<(f64, [Option<f64>; 2])>,
 ) -> Vec<Point> {
-    let mut points: Vec<Point> = set
-        .contenders
-        .iter()
-        .enumerate()
-        .filter_map(|(at, contender)| {
+    let mut points: Vec<Point> = (0..set.contenders.len())
+        .filter_map(|at| {
             let estimate = metric.estimates[at].as_ref()?;
-            let (x, across) = cost(contender).filter(|(x, _)| x.is_finite())?;
+            let (x, across) = cost(at).filter(|(x, _)| x.is_finite())?;
             let ends = [estimate.low, estimate.high];
             Some(Point { contender: at, x, across, y: estimate.mean, ends, is_efficient: true })
         })

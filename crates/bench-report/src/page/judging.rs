@@ -48,7 +48,9 @@ fn card_grid(evaluation: &Evaluation<'_>, set: &SetResult<'_>) -> Grid {
         |judge: &str, words: &str, n: Option<usize>, value: f64, ends: Option<(f64, f64)>| {
             let mut row = shown![judge, words];
             row.push(figure(n.map(|n| n as f64), whole));
-            row.push(figure(Some(value), number));
+            // Shares have decimals, seconds and tokens by the thousand do not.
+            let write = |x: Option<f64>| if value.abs() < 100.0 { number(x) } else { whole(x) };
+            row.push(figure(Some(value), write));
             row.push(figure(ends.map(|ends| ends.0), |_| {
                 ends.map_or("–".into(), |(low, high)| interval(low, high))
             }));

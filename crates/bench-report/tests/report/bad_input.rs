@@ -92,7 +92,7 @@ fn the_report_of_figures_is_that_of_the_whole_records() {
     let (manifest, records) = rich(&four_arms(), 8);
     let whole = build(&manifest, &records).unwrap();
     let trials = whole.files.iter().find(|(path, _)| path == "tables/trials.parquet").unwrap();
-    let again = rebuild(&manifest, &read_figures(&trials.1).unwrap()).unwrap();
+    let again = rebuild(&manifest, &read_figures(trials.1.clone()).unwrap()).unwrap();
     let others: Vec<_> = whole.files.iter().filter(|file| file.0 != trials.0).collect();
     assert_eq!(others.len(), again.files.len());
     for (one, other) in others.iter().zip(&again.files) {

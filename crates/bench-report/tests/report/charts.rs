@@ -3,10 +3,12 @@
 use std::path::Path;
 
 use bench_core::manifest::Manifest;
-use bench_core::record::Record;
+use bench_core::record::{Outcome, PairVerdict, Preference, Record, Verdict};
+use bench_core::spec::Prices;
 use bench_report::build;
+use serde_json::json;
 
-use super::synthetic::{arm, curve_arms, four_arms, rich, twelve_arms, two_arms};
+use super::synthetic::{Arm, arm, curve_arms, four_arms, rich, run, twelve_arms, two_arms};
 
 /// Snapshots the charts of some kinds, and leaves all of them, light and dark, where a person can
 /// look at them.
@@ -100,4 +102,67 @@ fn a_learning_curve_has_a_band_and_a_law() {
         ["lora_rank_8_on_all_linear_layers", "lora_rank_16", "lora_rank_32_with_a_long_name"];
     let many = curve_arms(&many, &[50, 100, 400, 1600]);
     check("twelve_sizes", &rich(&many, 60), &["facts_learning_curve"]);
+}
+
+/// A run without any price.
+fn unpriced(arms: &[Arm], n: usize) -> (Manifest, Vec<Record>) {
+    let (mut manifest, mut records) = run(arms, n);
+    manifest.experiment.prices = Prices::default();
+    for record in &mut records {
+        if let Outcome::Answered(answer) = &mut record.outcome {
+            answer.cost_usd = None;
+        }
+    }
+    (manifest, records)
+}
+
+#[test]
+fn without_prices_quality_stands_against_tokens() {
+    check("two_unpriced", &unpriced(&two_arms(), 24), &["facts_quality_tokens"]);
+    check("twelve_unpriced", &unpriced(&twelve_arms(), 40), &["facts_quality_tokens"]);
+}
+
+/// A jury that people graded too; every juror errs a little more than the one before.
+fn jury(jurors: &[&str], n: usize) -> (Manifest, Vec<Record>) {
+    let (mut manifest, mut records) = run(&two_arms(), n);
+    records.retain(|record| record.trial.set == "facts");
+    let judge = json!({ "judges": jurors, "rubric": "r", "grades": [0, 1] });
+    manifest.experiment.judge = serde_json::from_value(judge).unwrap();
+    for (at, record) in records.iter_mut().enumerate() {
+        let right = record.verdicts["contains"].value().unwrap();
+        for (juror, name) in jurors.iter().enumerate() {
+            let errs = (at * 7 + juror * 3) % 20 <= juror;
+            let says = if errs { 1.0 - right } else { right };
+            record.verdicts.insert(format!("judge/{name}"), Verdict::scored(says));
+        }
+        record.verdicts.insert("judge".into(), Verdict::scored(right));
+        record.verdicts.insert("human".into(), Verdict::scored(right));
+    }
+    (manifest, records)
+}
+
+#[test]
+fn judges_are_held_against_people_and_against_themselves() {
+    check("two_jurors", &jury(&["one", "two"], 40), &["facts_judge_consistency"]);
+    let many: Vec<&str> = (0..12)
+        .map(|at| &*format!("judge_of_{at}_billion_parameters_with_a_long_name").leak())
+        .collect();
+    check("twelve_jurors", &jury(&many, 40), &["facts_judge_consistency"]);
+    // One judge in both orders.
+    let (mut manifest, mut records) = jury(&["one", "two"], 40);
+    let judge = json!({ "model": "grader", "mode": "pairwise", "rubric": "r" });
+    manifest.experiment.judge = serde_json::from_value(judge).unwrap();
+    for record in &mut records {
+        record.verdicts.retain(|name, _| !name.starts_with("judge") && name != "human");
+    }
+    for (at, record) in records.iter_mut().filter(|r| r.trial.arm == "zero_shot").enumerate() {
+        let preference = match at % 8 {
+            0 => Preference::First,
+            1 => Preference::Tie { consistent: false },
+            _ => Preference::Second,
+        };
+        record.preferences =
+            vec![PairVerdict { against: "rag".into(), judge: "grader".into(), preference }];
+    }
+    check("two_orders", &(manifest, records), &["facts_judge_consistency"]);
 }
