@@ -13,8 +13,8 @@ use bench_core::retrieval::{
 use bench_core::spec::Retrieval;
 use rayon::prelude::*;
 
-use crate::exact::Made;
-use crate::{Bm25, English, ExactIndex, fatal};
+use crate::exact::{Made, bytes_of_chunks};
+use crate::{Bm25, English, ExactIndex, disk, fatal};
 
 /// Builds and opens exact indexes on disk. Where only some documents changed, the chunks and
 /// vectors of the others are taken over from the index in `job.folder`; what is no longer in the
@@ -34,7 +34,7 @@ impl Indexer for ExactIndexer {
         let digest = index_digest(job, English.id());
         let (index, info) = match ExactIndex::open(&job.folder, &digest) {
             Ok(index) => (index, IndexInfo::default()),
-            Err(_) => build(job, &digest, on_progress)?,
+            Err(_) => build(job, &digest, disk::free(&job.folder), on_progress)?,
         };
         let n_chunks = index.n_chunks() as u64;
         on_progress(n_chunks, n_chunks);
@@ -49,10 +49,12 @@ impl Indexer for ExactIndexer {
     }
 }
 
-/// Writes the index and opens it. The info holds only what building it took.
+/// Writes the index and opens it. The info holds only what building it took. `free` is the room on
+/// the disk, where it is known: a corpus that does not fit is refused before it is embedded.
 fn build(
     job: &IndexJob,
     digest: &str,
+    free: Option<u64>,
     on_progress: &mut dyn FnMut(u64, u64),
 ) -> Result<(ExactIndex, IndexInfo), BackendError> {
     let started = Instant::now();
@@ -72,6 +74,11 @@ fn build(
     let cut = English.chunks(&new, &job.settings, job.embedder.as_deref())?;
     let dense = job.embedder.as_deref().filter(|_| job.settings.retriever.is_dense());
     let fresh: Vec<Chunk> = cut.chunks.iter().flatten().cloned().collect();
+    let vector = dense.map_or(0, |embedder| 4 * embedder.dimension() as u64);
+    // Each new vector is written twice: into the index, and among the remembered embeddings. What
+    // is taken over is written beside the old index.
+    let needed = bytes_of_chunks(&fresh) + 2 * vector * fresh.len() as u64 + kept.bytes(&taken);
+    disk::check(&job.folder, needed, free)?;
     let vectors = match dense {
         Some(embedder) => embed_chunks(embedder, &fresh, on_progress)?,
         None => Vec::new(),
@@ -126,6 +133,13 @@ impl Kept {
             Ok(documents) => Self { index: Some(index), documents },
             Err(_) => Self::default(),
         }
+    }
+
+    /// What the chunks that are taken over take in the new index, as a share of the old one.
+    fn bytes(&self, taken: &[Option<(u32, u32)>]) -> u64 {
+        let Some(index) = &self.index else { return 0 };
+        let chunks: u64 = taken.iter().flatten().map(|(_, of)| u64::from(*of)).sum();
+        (index.bytes() as f64 * chunks as f64 / index.n_chunks().max(1) as f64) as u64
     }
 
     fn find(&self, id: &str, digest: &str) -> Option<(u32, u32)> {
@@ -190,5 +204,57 @@ impl Searcher for Exact {
 
     fn vectors(&self, positions: &[u32]) -> Result<Vec<Vec<f32>>, BackendError> {
         Ok(positions.iter().map(|at| self.index.vector(*at).to_vec()).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use bench_core::backend::{Embedder, Purpose};
+    use bench_core::dataset::Document;
+
+    use super::*;
+
+    /// Remembers whether it was asked to embed.
+    #[derive(Default)]
+    struct Asked(AtomicBool);
+
+    impl Embedder for Asked {
+        fn id(&self) -> &'static str {
+            "asked"
+        }
+        fn dimension(&self) -> usize {
+            384
+        }
+        fn window(&self) -> usize {
+            100
+        }
+        fn count_tokens(&self, text: &str) -> usize {
+            text.split_whitespace().count()
+        }
+        fn embed(&self, _: Purpose, texts: &[String]) -> Result<Vec<Vec<f32>>, BackendError> {
+            self.0.store(true, Ordering::Relaxed);
+            Ok(vec![vec![1.0; 384]; texts.len()])
+        }
+    }
+
+    #[test]
+    fn a_corpus_larger_than_the_disk_left_is_refused_before_it_is_embedded() {
+        let folder = tempfile::tempdir().unwrap();
+        let document =
+            |n: u32| Document { id: n.to_string(), text: "a word".into(), ..Document::default() };
+        let embedder = Arc::new(Asked::default());
+        let job = IndexJob {
+            documents: Arc::new((0..100).map(document).collect()),
+            embedder: Some(Arc::clone(&embedder) as _),
+            folder: folder.path().join("index"),
+            ..IndexJob::default()
+        };
+        // 100 vectors of 1536 bytes, twice, are 307 kB.
+        let error = build(&job, "digest", Some(300_000), &mut |_, _| {}).err().unwrap().chain();
+        assert!(error.contains("needs about 1 MB and the disk has 0 MB left"), "{error}");
+        assert!(!embedder.0.load(Ordering::Relaxed) && !job.folder.exists());
+        assert!(build(&job, "digest", Some(400_000), &mut |_, _| {}).is_ok());
     }
 }

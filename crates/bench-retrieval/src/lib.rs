@@ -5,6 +5,7 @@
 mod bm25;
 mod cache;
 mod chunk;
+mod disk;
 mod documents;
 mod exact;
 mod hashing;
