@@ -80,13 +80,18 @@ pub(super) fn request(
 
 /// The first prompt with another instruction; `None` for a reply that holds none.
 pub(super) fn prompt(first: &PromptTemplate, reply: &str) -> Option<PromptTemplate> {
-    let text = reply.trim().trim_matches(['"', '`']).trim();
-    let text = match text.split_once(':') {
-        Some((label, rest)) if label.trim().eq_ignore_ascii_case("instruction") => rest.trim(),
-        _ => text,
-    };
+    let mut text = bare(reply);
+    while let Some((_, rest)) = text.split_once(':').filter(|(label, _)| is_label(label)) {
+        text = bare(rest);
+    }
     // One paragraph: what follows is talk.
     let text = text.split("\n\n").next().unwrap_or_default().trim();
+    // The quotation mark that was opened before the label went.
+    let text = match text.strip_suffix('"') {
+        Some(rest) if !rest.matches('"').count().is_multiple_of(2) => text,
+        Some(rest) => rest,
+        None => text,
+    };
     if !text.chars().any(char::is_alphabetic) || text.contains("endraw") {
         return None;
     }
@@ -102,6 +107,61 @@ pub(super) fn prompt(first: &PromptTemplate, reply: &str) -> Option<PromptTempla
         (_, None) => prompt.user.insert_str(0, &format!("{text}\n\n")),
     }
     Some(prompt)
+}
+
+/// Without outer white space, quotes and marks of emphasis.
+fn bare(text: &str) -> &str {
+    text.trim_matches(|c: char| c.is_whitespace() || "\"`*“”".contains(c))
+}
+
+/// Words of which models make labels before an instruction: `Sure! Here is the new instruction`.
+const LABEL: &[&str] = &[
+    "a",
+    "an",
+    "as",
+    "be",
+    "better",
+    "clear",
+    "clearer",
+    "could",
+    "follows",
+    "following",
+    "here",
+    "improved",
+    "instruction",
+    "instructions",
+    "is",
+    "may",
+    "might",
+    "my",
+    "new",
+    "original",
+    "possible",
+    "prompt",
+    "rephrased",
+    "revised",
+    "rewritten",
+    "s",
+    "sure",
+    "task",
+    "that",
+    "the",
+    "this",
+    "was",
+    "were",
+    "would",
+    "your",
+];
+
+/// True for words before a colon that only announce an instruction.
+fn is_label(before: &str) -> bool {
+    let words: Vec<String> = before
+        .split(|c: char| !c.is_alphanumeric())
+        .filter(|word| !word.is_empty())
+        .map(str::to_lowercase)
+        .collect();
+    let announces = |word: &String| word.starts_with("instruction") || word == "prompt";
+    words.iter().any(announces) && words.iter().all(|word| LABEL.contains(&word.as_str()))
 }
 
 /// The instruction of a prompt: its system turn, or the longest run of plain words in its user
@@ -164,6 +224,17 @@ mod tests {
         check(&with_system, "\"Be exact.\"", Some("Be exact."), "{{ input }}");
         let plain = template(None, "{{ input }}");
         check(&plain, "Instruction: Be exact.\n\nSure!", None, "Be exact.\n\n{{ input }}");
+        for reply in [
+            "The instruction is: Be exact.",
+            "Sure! Here's the new instruction:\n\n\"Be exact.\"\n\nIt is better because of this.",
+            "**Instruction:** Be exact.",
+            "Instruction: The instruction was: Be exact.",
+        ] {
+            check(&with_system, reply, Some("Be exact."), "{{ input }}");
+        }
+        // A colon within an instruction belongs to it.
+        let colon = "Follow the instruction below: answer in one word.";
+        check(&with_system, colon, Some(colon), "{{ input }}");
         let first = template(None, ASK);
         let changed = prompt(&first, "Say it in a word: {{ input }}").unwrap();
         assert_eq!(
