@@ -122,6 +122,76 @@ fn an_endpoint_answers_and_its_tokens_are_priced() {
     assert!(summary.contains("cost"), "{summary}");
 }
 
+/// Embeds a text as the counts of two letters.
+fn embeds(path: &str, body: &str) -> (u16, String) {
+    if path != "/v1/embeddings" {
+        return says_brindal(path, body);
+    }
+    let request: serde_json::Value = serde_json::from_str(body).unwrap();
+    let count = |text: &str, letter: char| text.chars().filter(|c| *c == letter).count() + 1;
+    let texts = request["input"].as_array().unwrap().iter().map(|text| text.as_str().unwrap());
+    let data: Vec<_> = texts
+        .enumerate()
+        .map(|(index, text)| serde_json::json!({ "index": index, "embedding": [count(text, 'e'), count(text, 'o')] }))
+        .collect();
+    (200, serde_json::json!({ "data": data }).to_string())
+}
+
+#[test]
+fn an_endpoint_embeds_once_and_says_when_it_cannot() {
+    let port = serve(embeds);
+    let scratch = experiment(port);
+    let embedder = |dimension: u32| {
+        format!(
+            "embedder: {{ endpoint: {{ base_url: 'http://127.0.0.1:{port}/v1', model: e, dimension: {dimension}, api_key_env: TEST_KEY }} }}"
+        )
+    };
+    scratch.edit("embedder: hashing", &embedder(3));
+    scratch.edit("retriever: bm25", "retriever: dense");
+    let ran = run(&scratch);
+    assert_eq!(ran.code, Some(3), "{ran:#?}");
+    assert!(ran.err.contains("gives 2 numbers per text and `dimension` says 3"), "{}", ran.err);
+    scratch.edit(&embedder(3), &embedder(2));
+    let ran = run(&scratch);
+    assert_eq!(ran.code, Some(0), "{ran:#?}");
+    assert!(ran.out.contains("24 trials (24 answered now), 0 failed"), "{}", ran.out);
+}
+
+/// Says the first thing that a schema allows.
+fn obeys(_: &str, body: &str) -> (u16, String) {
+    let request: serde_json::Value = serde_json::from_str(body).unwrap();
+    let schema = &request["response_format"]["json_schema"]["schema"]["properties"];
+    let (key, only) = schema.as_object().unwrap().iter().next().unwrap();
+    let content = serde_json::json!({ key: only["enum"][0] }).to_string();
+    let usage = serde_json::json!({ "prompt_tokens": 9, "completion_tokens": 1 });
+    let whole = serde_json::json!({ "usage": usage,
+        "choices": [{ "message": { "content": content }, "finish_reason": "stop" }] });
+    (200, whole.to_string())
+}
+
+#[test]
+fn an_endpoint_that_ignores_schemas_is_found_out_before_it_answers() {
+    let constrained = |reply| {
+        let scratch = experiment(serve(reply));
+        scratch.edit(
+            "name: zero, model: m,",
+            "name: zero, model: m, constraint: { choices: [Brindal, Velm] },",
+        );
+        scratch
+    };
+    let ran = run(&constrained(says_brindal));
+    assert_eq!(ran.code, Some(3), "{ran:#?}");
+    assert!(ran.err.contains("ignores the JSON schema"), "{}", ran.err);
+
+    let scratch = constrained(obeys);
+    scratch.edit(", { name: rag, model: m, strategy: { rag: { retriever: bm25 } } }", "");
+    let ran = run(&scratch);
+    assert_eq!(ran.code, Some(0), "{ran:#?}");
+    assert!(ran.out.contains("12 trials (12 answered now), 0 failed"), "{}", ran.out);
+    let again = run(&scratch);
+    assert!(again.out.contains("(0 answered now)"), "{}", again.out);
+}
+
 #[test]
 fn a_garbled_answer_is_a_failed_trial() {
     let ran = run(&experiment(serve(garbage)));

@@ -112,3 +112,23 @@ fn a_sweep_chooses_on_dev_and_compares_once() {
     assert_eq!(without.code, Some(3));
     assert!(without.err.contains("needs a `corpus`"), "{}", without.err);
 }
+
+#[test]
+fn an_embedder_of_the_hub_is_its_onnx_file_and_its_tokenizer() {
+    let scratch = Scratch::new();
+    // What the hub's client does, without the hub.
+    let client = "import os\ndef snapshot_download(repository, revision, local_dir, allow_patterns):\n    os.makedirs(local_dir + '/onnx', exist_ok=True)\n    wanted = f'{repository} {revision} {\" \".join(allow_patterns)}'\n    for name in ['onnx/model.onnx', 'tokenizer.json']:\n        open(f'{local_dir}/{name}', 'w').write(wanted)\n";
+    std::fs::create_dir_all(scratch.path().join("python/huggingface_hub")).unwrap();
+    scratch.write("python/huggingface_hub/__init__.py", client);
+    scratch.edit("embedder: hashing", "embedder: { onnx: { hub: owner/name@v2, pooling: cls } }");
+    let mut command = scratch.command(&["index", "build", "x.yaml"]);
+    command.env("PYTHONPATH", scratch.path().join("python"));
+    // No runtime, so that nothing is downloaded: the files are there before it is looked for.
+    command.env("ORT_DYLIB_PATH", "/nowhere/libonnxruntime.so");
+    let ran = Ran::from(command.output().unwrap());
+    assert_eq!(ran.code, Some(3), "{ran:#?}");
+    let onnx = "cache/hub-onnx/owner--name--v2/onnx/model.onnx";
+    let asked = String::from_utf8(scratch.read(onnx)).unwrap();
+    assert_eq!(asked, "owner/name v2 onnx/model.onnx model.onnx tokenizer.json");
+    assert!(ran.err.contains("ONNX Runtime is missing"), "{}", ran.err);
+}

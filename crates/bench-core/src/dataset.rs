@@ -21,6 +21,11 @@ pub struct Sample {
     /// Gold passages: ids of corpus documents that hold the answer.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub context_ids: Vec<String>,
+    /// How relevant corpus documents are, 0 for not at all, where people graded them (graded
+    /// relevance judgements, as TREC's qrels). Takes the place of `context_ids`, which are then the
+    /// documents of a grade above 0.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub qrels: BTreeMap<String, u32>,
     /// The options of a multiple choice.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub choices: Vec<String>,
@@ -206,9 +211,18 @@ pub struct RowError {
 /// # Errors
 /// Lines that are not JSON, rows without `id`, `input` or `reference`, ids used twice, no row.
 pub fn samples(text: &str) -> Result<Vec<Sample>, Vec<RowError>> {
-    let (rows, mut errors) = rows::<Sample>(text);
+    let (mut rows, mut errors) = rows::<Sample>(text);
     unique(rows.iter().map(|(line, row)| (*line, row.id.as_str())), &mut errors);
-    for (line, row) in &rows {
+    for (line, row) in &mut rows {
+        if !row.qrels.is_empty() {
+            if !row.context_ids.is_empty() {
+                let message =
+                    format!("sample `{}` has `context_ids` and `qrels`; keep one", row.id);
+                errors.push(RowError { line: *line, message });
+            }
+            let relevant = row.qrels.iter().filter(|(_, grade)| **grade > 0);
+            row.context_ids = relevant.map(|(document, _)| document.clone()).collect();
+        }
         if row.reference.trim().is_empty() {
             let message =
                 format!("sample `{}` has an empty reference; give the right answer", row.id);
@@ -334,6 +348,20 @@ mod tests {
         let errors = samples(text).unwrap_err();
         let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
         assert_eq!(errors, expect);
+    }
+
+    #[test]
+    fn graded_documents_are_gold_above_grade_0() {
+        let row =
+            |more: &str| format!("{{\"id\":\"a\",\"input\":\"q\",\"reference\":\"r\",{more}}}");
+        let read = samples(&row("\"qrels\":{\"x\":2,\"y\":0,\"z\":1}")).unwrap();
+        assert_eq!(read[0].context_ids, ["x", "z"]);
+        assert_eq!(read[0].qrels["x"], 2);
+        let both = samples(&row("\"qrels\":{\"x\":2},\"context_ids\":[\"x\"]")).unwrap_err();
+        assert_eq!(
+            both[0].to_string(),
+            "line 1: sample `a` has `context_ids` and `qrels`; keep one"
+        );
     }
 
     #[test]

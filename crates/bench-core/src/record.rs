@@ -77,7 +77,7 @@ pub struct CallRecord {
     pub tokens_out: u32,
     /// Milliseconds of generation.
     pub latency_ms: f64,
-    /// True when there is no answer and `text` says why.
+    /// True when there is no answer and `text` says why, or when the answer could not be used.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub failed: bool,
 }
@@ -92,6 +92,8 @@ pub enum CallKind {
     Rewrite,
     /// Asking what else must be looked up.
     FollowUp,
+    /// Putting passages in order.
+    Rerank,
 }
 
 /// One judge's word on two arms' answers to a sample.

@@ -631,6 +631,35 @@ mod tests {
     }
 
     #[test]
+    fn an_embedder_of_another_dimension_says_what_to_rebuild() {
+        struct Eight;
+        impl Embedder for Eight {
+            fn id(&self) -> &'static str {
+                "eight"
+            }
+            fn dimension(&self) -> usize {
+                8
+            }
+            fn window(&self) -> usize {
+                100
+            }
+            fn count_tokens(&self, text: &str) -> usize {
+                text.len()
+            }
+            fn embed(&self, _: Purpose, texts: &[String]) -> Result<Vec<Vec<f32>>, BackendError> {
+                Ok(vec![vec![0.0; 8]; texts.len()])
+            }
+        }
+        let job = IndexJob { embedder: Some(Arc::new(Eight)), ..IndexJob::default() };
+        let info = IndexInfo { dimension: 384, ..IndexInfo::default() };
+        let error = Pipeline::new(Shelf { order: Vec::new() }, &job, info).err().unwrap().chain();
+        assert!(
+            error.ends_with("the index holds 384 numbers per vector, embedder `eight` gives 8; rebuild the index with `bench index build`"),
+            "{error}"
+        );
+    }
+
+    #[test]
     fn a_parent_is_shown_once_and_makes_room_for_the_next() {
         let parent = Rag { expand: Expand::Parent, ..Rag::default() };
         check_passages(parent, &[1, 0, 2, 5, 3], &[("a", "a0 a1 a2"), ("c", "c0 c1")]);
@@ -647,7 +676,7 @@ mod tests {
     fn a_reranker_sorts_its_candidates_and_a_threshold_leaves_out() {
         let rerank = |candidates| {
             let model = crate::spec::RerankerSource::Overlap;
-            Some(crate::spec::Rerank { model, candidates })
+            Some(crate::spec::Rerank::new(model, candidates))
         };
         let all = Rag { rerank: rerank(5), ..Rag::default() };
         check_passages(all.clone(), &[0, 3, 5], &[("c#1", "c1"), ("a#0", "a0")]);

@@ -420,7 +420,7 @@ pub struct Rag {
     /// Passages below this score are left out. Cosine for `dense`, the reranker's score where
     /// there is one; fused scores are relative to the best candidate.
     pub min_score: Option<f64>,
-    /// Reads question and passage together and sorts the candidates again.
+    /// Reads question and passages together and sorts the candidates again.
     pub rerank: Option<Rerank>,
     /// Prefers passages that differ from those already chosen.
     pub mmr: Option<Mmr>,
@@ -583,11 +583,38 @@ pub struct Filter {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Rerank {
-    /// What scores question and passage together.
+    /// What reads question and passages together.
     pub model: RerankerSource,
-    /// Candidates that are scored; the others are left out.
+    /// Candidates that are sorted; the others are left out.
     #[serde(default = "defaults::candidates")]
     pub candidates: u32,
+    /// Passages that a chat model reads at once, at least 2; 20 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<u32>,
+    /// Places that its window moves towards the best after each reply; half a window when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stride: Option<u32>,
+}
+
+impl Rerank {
+    /// With the settings that users leave out.
+    pub fn new(model: RerankerSource, candidates: u32) -> Self {
+        Self { model, candidates, window: None, stride: None }
+    }
+
+    /// The chat model that sorts, by its name in `models`; `None` where a reranker scores.
+    pub fn chat_model(&self) -> Option<&str> {
+        match &self.model {
+            RerankerSource::Llm(name) => Some(name),
+            RerankerSource::Path(_) | RerankerSource::Overlap => None,
+        }
+    }
+
+    /// Passages that a chat model reads at once, and places its window moves after each reply.
+    pub fn window_and_stride(&self) -> (u32, u32) {
+        let window = self.window.unwrap_or(20);
+        (window, self.stride.unwrap_or(window / 2))
+    }
 }
 
 /// Where a reranker comes from.
@@ -596,6 +623,10 @@ pub struct Rerank {
 pub enum RerankerSource {
     /// A folder with `model.onnx` and `tokenizer.json` of a cross-encoder.
     Path(String),
+    /// A chat model, by its name in `models`: it is shown a window of passages and answers with
+    /// their order, from the last candidates to the first (listwise, Sun et al. 2023). A reply that
+    /// holds no order leaves the passages as they were, and the report counts it.
+    Llm(String),
     /// The share of the question's terms that stand in the passage: no model at all, for tests.
     Overlap,
 }
@@ -1090,8 +1121,12 @@ pub enum LrScheduler {
 pub enum EmbedderSource {
     /// An embedder that `bench models list` names.
     Catalog(String),
-    /// A folder with `model.onnx` and `tokenizer.json`.
+    /// A folder with `model.onnx` and `tokenizer.json`, used as all-MiniLM-L6-v2 is.
     Path(String),
+    /// The same with the settings that its model was trained with.
+    Onnx(OnnxEmbedder),
+    /// A model behind an OpenAI-compatible endpoint.
+    Endpoint(EndpointEmbedder),
     /// Words hashed into a vector: no model at all, for tests.
     Hashing,
 }
@@ -1100,6 +1135,73 @@ impl Default for EmbedderSource {
     fn default() -> Self {
         Self::Catalog("minilm".into())
     }
+}
+
+/// An embedding model in ONNX format, from a folder or from the model hub.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OnnxEmbedder {
+    /// A folder with `model.onnx` and `tokenizer.json`. Give this or `hub`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// A repository of the model hub with an export to ONNX, `owner/name` or `owner/name@revision`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hub: Option<String>,
+    /// Tokens read per text, special ones included.
+    #[serde(default = "defaults::embedder_length")]
+    pub max_length: u32,
+    /// How token vectors become one. The wrong choice raises no error and loses much quality.
+    #[serde(default)]
+    pub pooling: Pooling,
+    /// Put before a question, for example `query: `.
+    #[serde(default)]
+    pub query_prefix: String,
+    /// Put before a passage, for example `passage: `.
+    #[serde(default)]
+    pub passage_prefix: String,
+}
+
+/// How token vectors become one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Pooling {
+    /// Their mean: the sentence-transformers and E5 families.
+    #[default]
+    Mean,
+    /// The first one: the BGE and Arctic families.
+    Cls,
+}
+
+/// An embedding model behind an OpenAI-compatible endpoint. Its vectors are remembered on disk as
+/// those of local models are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EndpointEmbedder {
+    /// Up to and including `/v1`.
+    pub base_url: String,
+    /// The model name the endpoint knows.
+    pub model: String,
+    /// Numbers per vector, as the model's card says.
+    pub dimension: u32,
+    /// Tokens that the model reads per text; counted as three characters each, because the
+    /// endpoint's tokenizer is not at hand.
+    #[serde(default = "defaults::endpoint_length")]
+    pub max_length: u32,
+    /// Put before a question.
+    #[serde(default)]
+    pub query_prefix: String,
+    /// Put before a passage.
+    #[serde(default)]
+    pub passage_prefix: String,
+    /// The environment variable that holds the key; absent for endpoints that need none.
+    #[serde(default)]
+    pub api_key_env: Option<String>,
+    /// Seconds before a request is given up.
+    #[serde(default = "defaults::timeout_seconds")]
+    pub timeout_seconds: u64,
+    /// Times a request is tried again after a passing failure.
+    #[serde(default = "defaults::max_retries")]
+    pub max_retries: u32,
 }
 
 /// An LLM judge or a jury of several, by a rubric. A judge that cannot be had is an error; no other
@@ -1449,7 +1551,8 @@ pub struct Sweep {
     pub top_k: Vec<u32>,
     /// Rerankers; each combination is tried without one too.
     pub rerank: Vec<Rerank>,
-    /// What chooses: `ndcg`, `recall`, `hit` or `mrr` at a depth, for example `ndcg@10`.
+    /// What chooses: `ndcg`, `recall`, `precision`, `hit`, `mrr` or `map` at a depth, for example
+    /// `ndcg@10`.
     pub metric: String,
     /// Use only this many dev samples per set, drawn with `run.seed`.
     pub limit: Option<u32>,
@@ -1480,7 +1583,8 @@ impl Sweep {
     pub fn metric(&self) -> Option<(&str, usize)> {
         let (name, depth) = self.metric.split_once('@')?;
         let depth = depth.parse().ok().filter(|depth| (1..=100).contains(depth))?;
-        ["ndcg", "recall", "hit", "mrr"].contains(&name).then_some((name, depth))
+        let known = ["ndcg", "recall", "precision", "hit", "mrr", "map"].contains(&name);
+        known.then_some((name, depth))
     }
 
     /// What the best setting is compared with: BM25 as textbooks have it, without stems and stop
@@ -1503,6 +1607,12 @@ mod defaults {
     }
     pub(super) fn candidates() -> u32 {
         30
+    }
+    pub(super) fn embedder_length() -> u32 {
+        256
+    }
+    pub(super) fn endpoint_length() -> u32 {
+        512
     }
     pub(super) fn qdrant_timeout() -> u64 {
         60

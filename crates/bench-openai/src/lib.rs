@@ -1,10 +1,13 @@
-//! Generates through any OpenAI-compatible endpoint.
+//! Generates and embeds through any OpenAI-compatible endpoint.
 //!
-//! Knows the chat-completions protocol and when to try again; it does not know whose server it
+//! Knows the chat-completions and embeddings protocols and when to try again; it does not know whose server it
 //! talks to, nor where its key comes from.
 
+mod embed;
 mod failure;
 mod wire;
+
+pub use embed::EndpointEmbedder;
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
@@ -75,30 +78,9 @@ impl EndpointGenerator {
     /// # Errors
     /// A base URL that is not HTTP, or a key that an HTTP header cannot carry.
     pub fn new(endpoint: &Endpoint, api_key: Option<String>) -> Result<Self, BackendError> {
-        let fatal = |message: String| BackendError::fatal(BACKEND, message);
-        let mut url = reqwest::Url::parse(&endpoint.base_url)
-            .ok()
-            .filter(|url| matches!(url.scheme(), "http" | "https"))
-            .ok_or_else(|| {
-                fatal("`base_url` is not an HTTP address; write it up to and including `/v1`, for example `http://localhost:8000/v1`".into())
-            })?;
-        if !url.username().is_empty() || url.password().is_some() {
-            // Setting either fails only on URLs without a host, which HTTP ones have.
-            let _ = (url.set_username(""), url.set_password(None));
-            return Err(fatal(format!(
-                "`base_url` holds a user name or password; write `{url}` and put the key into the variable that `api_key_env` names"
-            )));
-        }
-        let key = api_key.unwrap_or_default().trim().to_owned();
-        if HeaderValue::from_str(&key).is_err() {
-            let from = endpoint.api_key_env.as_deref().unwrap_or("api_key_env");
-            return Err(fatal(format!(
-                "the key in `{from}` holds characters that an HTTP header cannot carry; set it again"
-            )));
-        }
-        let http = reqwest::Client::builder()
-            .build()
-            .map_err(|error| fatal(format!("cannot set up HTTP: {}", failure::causes(&error))))?;
+        let url = address(&endpoint.base_url)?;
+        let key = header_safe(api_key, endpoint.api_key_env.as_deref())?;
+        let http = http()?;
         let base_url = endpoint.base_url.trim_end_matches('/');
         // The library's defaults would send the user's OpenAI key, organisation and project from
         // the environment to whatever server this is.
@@ -201,18 +183,6 @@ impl EndpointGenerator {
         collected.add(reply, start)?;
         collected.finish_whole()
     }
-
-    /// The one place where words of the endpoint become an error: some endpoints repeat the key.
-    fn error(&self, failure: Failure, tries: u32) -> BackendError {
-        let mut message = failure.message;
-        if !self.key.is_empty() {
-            message = message.replace(&self.key, "[key]");
-        }
-        if tries > 0 {
-            message = format!("{message} (tried {} times)", tries + 1);
-        }
-        BackendError { backend: BACKEND, kind: failure.kind, source: message.into() }
-    }
 }
 
 #[async_trait]
@@ -227,13 +197,39 @@ impl Generator for EndpointGenerator {
 
     async fn generate(&self, request: &Request) -> Result<Completion, BackendError> {
         let body = self.body(request)?;
+        let patience = Patience {
+            timeout: self.timeout,
+            max_retries: self.max_retries,
+            backoff: self.backoff,
+        };
+        let completion = patience
+            .ask(|| self.attempt(&body))
+            .await
+            .map_err(|(failure, tries)| error(failure, tries, &self.key))?;
+        choose(completion, request.constraint.as_ref())
+            .map_err(|failure| error(failure, 0, &self.key))
+    }
+}
+
+/// How long an endpoint is waited for, and how often asked again.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    timeout: Duration,
+    max_retries: u32,
+    /// The first pause before another try.
+    backoff: Duration,
+}
+
+impl Patience {
+    /// Tries until there is an answer or a failure that stays; with that, the tries before it.
+    async fn ask<T, F>(&self, mut attempt: impl FnMut() -> F) -> Result<T, (Failure, u32)>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
         let mut tries = 0;
         loop {
-            let failure = match tokio::time::timeout(self.timeout, self.attempt(&body)).await {
-                Ok(Ok(completion)) => {
-                    return choose(completion, request.constraint.as_ref())
-                        .map_err(|failure| self.error(failure, 0));
-                }
+            let failure = match tokio::time::timeout(self.timeout, attempt()).await {
+                Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(failure)) => failure,
                 Err(_) => Failure::transient(format!(
                     "no whole answer within {} s; raise `timeout_seconds` if the endpoint needs longer",
@@ -245,12 +241,63 @@ impl Generator for EndpointGenerator {
                 || tries == self.max_retries
                 || pause > LONGEST_PAUSE
             {
-                return Err(self.error(failure, tries));
+                return Err((failure, tries));
             }
             tokio::time::sleep(pause).await;
             tries += 1;
         }
     }
+}
+
+/// The one place where words of an endpoint become an error: some endpoints repeat the key.
+fn error(failure: Failure, tries: u32, key: &str) -> BackendError {
+    let mut message = failure.message;
+    if !key.is_empty() {
+        message = message.replace(key, "[key]");
+    }
+    if tries > 0 {
+        message = format!("{message} (tried {} times)", tries + 1);
+    }
+    BackendError { backend: BACKEND, kind: failure.kind, source: message.into() }
+}
+
+fn fatal(message: String) -> BackendError {
+    BackendError::fatal(BACKEND, message)
+}
+
+/// A base URL that can be talked to and holds no secret.
+fn address(base_url: &str) -> Result<reqwest::Url, BackendError> {
+    let mut url = reqwest::Url::parse(base_url)
+        .ok()
+        .filter(|url| matches!(url.scheme(), "http" | "https"))
+        .ok_or_else(|| {
+            fatal("`base_url` is not an HTTP address; write it up to and including `/v1`, for example `http://localhost:8000/v1`".into())
+        })?;
+    if !url.username().is_empty() || url.password().is_some() {
+        // Setting either fails only on URLs without a host, which HTTP ones have.
+        let _ = (url.set_username(""), url.set_password(None));
+        return Err(fatal(format!(
+            "`base_url` holds a user name or password; write `{url}` and put the key into the variable that `api_key_env` names"
+        )));
+    }
+    Ok(url)
+}
+
+/// A key that a header can carry; empty where there is none.
+fn header_safe(api_key: Option<String>, from: Option<&str>) -> Result<String, BackendError> {
+    let key = api_key.unwrap_or_default().trim().to_owned();
+    if HeaderValue::from_str(&key).is_err() {
+        let from = from.unwrap_or("api_key_env");
+        return Err(fatal(format!(
+            "the key in `{from}` holds characters that an HTTP header cannot carry; set it again"
+        )));
+    }
+    Ok(key)
+}
+
+fn http() -> Result<reqwest::Client, BackendError> {
+    let client = reqwest::Client::builder().build();
+    client.map_err(|error| fatal(format!("cannot set up HTTP: {}", failure::causes(&error))))
 }
 
 impl fmt::Debug for EndpointGenerator {

@@ -10,6 +10,8 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use axum::routing::post;
 
+use bench_core::backend::{Embedder as _, Purpose};
+
 use super::*;
 
 const KEY: &str = "sk-very-secret";
@@ -36,8 +38,10 @@ impl Server {
     async fn start(replies: impl IntoIterator<Item = Canned>) -> (Self, EndpointGenerator) {
         let replies = Arc::new(Mutex::new(replies.into_iter().collect()));
         let server = Self { replies, asked: Arc::default() };
-        let router =
-            Router::new().route("/v1/chat/completions", post(answer)).with_state(server.clone());
+        let router = Router::new()
+            .route("/v1/chat/completions", post(answer))
+            .route("/v1/embeddings", post(answer))
+            .with_state(server.clone());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move { axum::serve(listener, router).await });
@@ -356,7 +360,74 @@ fn the_key_is_never_shown() {
     let generator = generator("http://localhost:1/v1", 0);
     assert!(!format!("{generator:?}").contains(KEY));
     let failure = Failure::rejected(format!("you sent {KEY}"));
-    assert_eq!(generator.error(failure, 0).source.to_string(), "you sent [key]");
+    assert_eq!(error(failure, 0, &generator.key).source.to_string(), "you sent [key]");
+}
+
+/// An embedder of two numbers that talks to a server.
+async fn embedder(replies: impl IntoIterator<Item = Canned>) -> (Server, EndpointEmbedder) {
+    let (server, generator) = Server::start(replies).await;
+    let settings = bench_core::spec::EndpointEmbedder {
+        base_url: generator.id.rsplit(' ').next().unwrap().into(),
+        model: "toy".into(),
+        dimension: 2,
+        max_length: 100,
+        query_prefix: "query: ".into(),
+        passage_prefix: String::new(),
+        api_key_env: Some("TOY_KEY".into()),
+        timeout_seconds: 5,
+        max_retries: 2,
+    };
+    (server, EndpointEmbedder::new(&settings, Some(KEY.into())).unwrap().hasty())
+}
+
+fn embeddings(vectors: &[(usize, &[f64])]) -> Canned {
+    let item = |(index, embedding): &(usize, &[f64])| json!({"object": "embedding", "index": index, "embedding": embedding});
+    let data: Vec<Value> = vectors.iter().map(item).collect();
+    canned(200, json!({"object": "list", "data": data, "model": "toy"}).to_string())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn texts_become_vectors_of_unit_length_in_their_order() {
+    let (server, embedder) = embedder([embeddings(&[(1, &[0.0, 2.0]), (0, &[3.0, 4.0])])]).await;
+    let texts = ["one".to_owned(), "two".to_owned()];
+    let found = embedder.embed(Purpose::Query, &texts).unwrap();
+    assert_eq!(found, [[0.6, 0.8], [0.0, 1.0]]);
+    let (key, body) = server.asked.lock().unwrap()[0].clone();
+    assert_eq!(key.as_deref(), Some("Bearer sk-very-secret"));
+    let expect =
+        json!({"model": "toy", "input": ["query: one", "query: two"], "encoding_format": "float"});
+    assert_eq!(body, expect);
+    embedder.embed(Purpose::Passage, &texts).unwrap();
+    assert_eq!(server.bodies()[1]["input"], json!(["one", "two"]));
+    // The longer prefix, three characters a token, is taken off.
+    assert_eq!((embedder.dimension(), embedder.window()), (2, 97));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_texts_are_asked_for_in_batches_and_a_busy_endpoint_again() {
+    let vectors: Vec<(usize, &[f64])> = (0..32).map(|at| (at, &[1.0, 0.0][..])).collect();
+    let replies = [embeddings(&vectors), canned(503, "busy"), embeddings(&vectors[..8])];
+    let (server, embedder) = embedder(replies).await;
+    let texts: Vec<String> = (0..40).map(|n| n.to_string()).collect();
+    assert_eq!(embedder.embed(Purpose::Passage, &texts).unwrap().len(), 40);
+    let sizes: Vec<usize> =
+        server.bodies().iter().map(|body| body["input"].as_array().unwrap().len()).collect();
+    assert_eq!(sizes, [32, 8, 8]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn embeddings_that_cannot_be_used_are_named() {
+    for (reply, expect) in [
+        (embeddings(&[(0, &[1.0, 0.0, 0.0])]), "gives 3 numbers per text and `dimension` says 2"),
+        (embeddings(&[]), "left out the embedding of a text"),
+        (embeddings(&[(7, &[1.0, 0.0])]), "an embedding of text 7, and was given 1"),
+        (canned(200, "<html>hello</html>"), "no list of embeddings"),
+        (canned(401, "wrong key sk-very-secret"), "check the key"),
+    ] {
+        let (_server, embedder) = embedder([reply]).await;
+        let error = embedder.embed(Purpose::Passage, &["x".to_owned()]).unwrap_err().chain();
+        assert!(error.contains(expect) && !error.contains(KEY), "{error}");
+    }
 }
 
 #[test]

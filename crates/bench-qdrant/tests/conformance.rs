@@ -104,10 +104,7 @@ fn searches() -> Vec<Rag> {
         Rag { mmr: mmr.clone(), ..Rag::default() },
         Rag { mmr, filter: vec![Filter { gt: Some(1920.0), ..filter("year") }], ..Rag::default() },
         Rag { min_score: Some(0.4), ..Rag::default() },
-        Rag {
-            rerank: Some(Rerank { model: RerankerSource::Overlap, candidates: 20 }),
-            ..Rag::default()
-        },
+        Rag { rerank: Some(Rerank::new(RerankerSource::Overlap, 20)), ..Rag::default() },
         Rag { expand: Expand::Parent, chunk: chunk(ChunkBy::Tokens), ..Rag::default() },
         Rag { expand: Expand::Neighbours(1), chunk: chunk(ChunkBy::Sentence), ..Rag::default() },
         Rag { terms: Terms { stem: false, stop_words: false }, ..Rag::default() },

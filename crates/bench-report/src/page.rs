@@ -2,7 +2,9 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bench_core::spec::{ArmPlan, ChunkBy, Expand, PassageSource, Retrieval, Strategy};
+use bench_core::spec::{
+    ArmPlan, ChunkBy, Expand, Noise, PassageSource, Rag, Rerank, Retrieval, Strategy,
+};
 use bench_stats::{Comparison, Estimate};
 use minijinja::Environment;
 use minijinja::value::Value;
@@ -1029,46 +1031,7 @@ fn strategy(strategy: &Strategy, plan: &ArmPlan) -> String {
         ));
     }
     if let Some(rag) = &plan.rag {
-        let source = match (&rag.passages, &rag.retriever) {
-            (PassageSource::Oracle, _) => "gold passages (control)",
-            (PassageSource::Random, _) => "random passages (control)",
-            (PassageSource::ClosedBook, _) => "no passages (control)",
-            (PassageSource::WholeCorpus, _) => "the whole corpus (control)",
-            (PassageSource::OraclePlusNoise { .. }, _) => "gold among other passages (control)",
-            (PassageSource::Retrieved, Retrieval::Dense {}) => "dense retrieval",
-            (PassageSource::Retrieved, Retrieval::Bm25 { .. }) => "BM25 retrieval",
-            (PassageSource::Retrieved, Retrieval::Hybrid { .. }) => {
-                "dense and BM25 retrieval, fused by score"
-            }
-            (PassageSource::Retrieved, Retrieval::Rrf { .. }) => {
-                "dense and BM25 retrieval, fused by rank"
-            }
-        };
-        let chunking = rag.chunking();
-        let mut words = vec![match chunking.by {
-            ChunkBy::Document => "whole documents".to_owned(),
-            ChunkBy::Tokens => format!("chunks of {} tokens", chunking.size),
-            ChunkBy::Sentence => format!("sentences up to {} tokens", chunking.size),
-            ChunkBy::Markdown => format!("Markdown sections up to {} tokens", chunking.size),
-        }];
-        if chunking.overlap > 0 && chunking.by != ChunkBy::Document {
-            words.push(format!("overlapping by {}", chunking.overlap));
-        }
-        for (there, what) in [
-            (!rag.filter.is_empty(), "filtered"),
-            (rag.rerank.is_some(), "reranked"),
-            (rag.mmr.is_some(), "diversified (MMR)"),
-            (rag.expand == Expand::Parent, "shown with their whole document"),
-        ] {
-            if there {
-                words.push(what.to_owned());
-            }
-        }
-        if let Expand::Neighbours(n) = rag.expand {
-            words.push(format!("shown with {n} chunks on each side"));
-        }
-        let chunks = words.join(", ");
-        parts.push(format!("top {} by {source}, {chunks}", rag.top_k));
+        parts.push(passages(rag));
     }
     match plan.prompt.num_fewshot {
         0 if parts.is_empty() => parts.push("prompt without examples".into()),
@@ -1076,6 +1039,64 @@ fn strategy(strategy: &Strategy, plan: &ArmPlan) -> String {
         n => parts.push(format!("prompt with {}", plural(n as usize, "example"))),
     }
     parts.join("; ")
+}
+
+/// Which passages an arm is shown, and how they are found.
+fn passages(rag: &Rag) -> String {
+    let found = |source: &str| found(rag, source);
+    match (&rag.passages, &rag.retriever) {
+        (PassageSource::Oracle, _) => "gold passages (control)".into(),
+        (PassageSource::Random, _) => {
+            format!("{} at random (control)", plural(rag.top_k as usize, "passage"))
+        }
+        (PassageSource::ClosedBook, _) => "no passages (control)".into(),
+        (PassageSource::WholeCorpus, _) => "the whole corpus (control)".into(),
+        (PassageSource::OraclePlusNoise { distractors, noise, .. }, _) => {
+            let noise = match noise {
+                Noise::Random => "drawn at random",
+                Noise::Retrieved => "retrieved",
+            };
+            format!("gold passages among {distractors} others, {noise} (control)")
+        }
+        (PassageSource::Retrieved, Retrieval::Dense {}) => found("dense retrieval"),
+        (PassageSource::Retrieved, Retrieval::Bm25 { .. }) => found("BM25 retrieval"),
+        (PassageSource::Retrieved, Retrieval::Hybrid { .. }) => {
+            found("dense and BM25 retrieval, fused by score")
+        }
+        (PassageSource::Retrieved, Retrieval::Rrf { .. }) => {
+            found("dense and BM25 retrieval, fused by rank")
+        }
+    }
+}
+
+/// A search in words: how it ranks, what it ranks, what happens afterwards.
+fn found(rag: &Rag, source: &str) -> String {
+    let chunking = rag.chunking();
+    let mut words = vec![match chunking.by {
+        ChunkBy::Document => "whole documents".to_owned(),
+        ChunkBy::Tokens => format!("chunks of {} tokens", chunking.size),
+        ChunkBy::Sentence => format!("sentences up to {} tokens", chunking.size),
+        ChunkBy::Markdown => format!("Markdown sections up to {} tokens", chunking.size),
+    }];
+    if chunking.overlap > 0 && chunking.by != ChunkBy::Document {
+        words.push(format!("overlapping by {}", chunking.overlap));
+    }
+    let model = rag.rerank.as_ref().and_then(Rerank::chat_model);
+    let reranked = model.map_or("reranked".into(), |model| format!("reranked by `{model}`"));
+    for (there, what) in [
+        (!rag.filter.is_empty(), "filtered"),
+        (rag.rerank.is_some(), reranked.as_str()),
+        (rag.mmr.is_some(), "diversified (MMR)"),
+        (rag.expand == Expand::Parent, "shown with their whole document"),
+    ] {
+        if there {
+            words.push(what.to_owned());
+        }
+    }
+    if let Expand::Neighbours(n) = rag.expand {
+        words.push(format!("shown with {n} chunks on each side"));
+    }
+    format!("top {} by {source}, {}", rag.top_k, words.join(", "))
 }
 
 fn gate_grid(gates: &[GateResult]) -> Grid {
@@ -1239,4 +1260,34 @@ fn machine(evaluation: &Evaluation<'_>) -> String {
     }
     let memory = gibibytes(machine.memory_bytes);
     format!("{} ({} cores, {memory}), {}", machine.processor, machine.cores, machine.platform)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(rag: &str, expect: &str) {
+        let rag: Rag = serde_json::from_str(rag).unwrap();
+        assert_eq!(passages(&rag), expect);
+    }
+
+    #[test]
+    fn a_control_says_what_is_shown_and_names_no_search() {
+        check("{\"passages\": \"closed_book\"}", "no passages (control)");
+        check("{\"passages\": \"random\", \"top_k\": 1}", "one passage at random (control)");
+        check("{\"passages\": \"whole_corpus\"}", "the whole corpus (control)");
+        check(
+            "{\"passages\": {\"oracle_plus_noise\": {\"noise\": \"retrieved\"}}}",
+            "gold passages among 3 others, retrieved (control)",
+        );
+    }
+
+    #[test]
+    fn a_search_says_how_it_ranks_and_who_sorts_again() {
+        check(
+            "{\"retriever\": {\"bm25\": {}}, \"rerank\": {\"model\": {\"llm\": \"big\"}}}",
+            "top 3 by BM25 retrieval, chunks of 200 tokens, reranked by `big`",
+        );
+    }
 }

@@ -13,11 +13,18 @@ pub(crate) struct RetrievalResult {
     pub(crate) at: Vec<AtK>,
     /// Mean reciprocal rank of the first gold document.
     pub(crate) mrr: Option<Estimate>,
+    /// Share of gold documents among those that stood in the prompt.
+    pub(crate) context_precision: Option<Estimate>,
+    /// Share of the gold documents that stood in the prompt.
+    pub(crate) context_recall: Option<Estimate>,
 }
 
 /// Figures of the first `k` passages.
 pub(crate) struct AtK {
     pub(crate) recall: Option<Estimate>,
+    pub(crate) precision: Option<Estimate>,
+    pub(crate) hit: Option<Estimate>,
+    pub(crate) map: Option<Estimate>,
     pub(crate) ndcg: Option<Estimate>,
 }
 
@@ -45,15 +52,32 @@ fn measured(set: &SetResult<'_>, options: &Options) -> Vec<RetrievalResult> {
                 asked.iter().map(|(_, record)| of(&ranks(record), gold(record))).collect();
             estimate(&values, &clusters, options)
         };
+        // Of each trial: gold documents in the prompt, documents in the prompt, gold documents.
+        let context = |of: &dyn Fn(usize, usize, usize) -> f64| {
+            let value = |(_, record): &(usize, &Record)| {
+                let shown = shown(record);
+                let found = shown.iter().filter(|document| record.gold.contains(document)).count();
+                of(found, shown.len(), gold(record))
+            };
+            let values: Vec<f64> = asked.iter().map(value).collect();
+            estimate(&values, &clusters, options)
+        };
         results.push(RetrievalResult {
             contender: at,
             at: (1..=depth)
                 .map(|k| AtK {
                     recall: mean(&|ranks, gold| recall(ranks, gold, k)),
+                    precision: mean(&|ranks, _| precision(ranks, k)),
+                    hit: mean(&|ranks, _| f64::from(u8::from(precision(ranks, k) > 0.0))),
+                    map: mean(&|ranks, gold| average_precision(ranks, gold, k)),
                     ndcg: mean(&|ranks, gold| ndcg(ranks, gold, k)),
                 })
                 .collect(),
             mrr: mean(&|ranks, _| ranks.first().map_or(0.0, |&rank| 1.0 / rank as f64)),
+            context_precision: context(&|gold_shown, shown, _| {
+                if shown == 0 { 0.0 } else { gold_shown as f64 / shown as f64 }
+            }),
+            context_recall: context(&|gold_shown, _, gold| gold_shown as f64 / gold as f64),
         });
     }
     results
@@ -79,6 +103,32 @@ fn ranks(record: &Record) -> Vec<usize> {
         .collect()
 }
 
+/// The different documents whose passages stood in the prompt.
+fn shown(record: &Record) -> Vec<&String> {
+    let mut shown: Vec<&String> = record
+        .retrieved
+        .iter()
+        .filter(|passage| passage.in_prompt)
+        .map(|passage| &passage.document)
+        .collect();
+    shown.sort();
+    shown.dedup();
+    shown
+}
+
+/// Share of gold documents among the first `k` places, empty ones counted as misses.
+fn precision(ranks: &[usize], k: usize) -> f64 {
+    ranks.iter().filter(|&&rank| rank <= k).count() as f64 / k as f64
+}
+
+/// Mean of the precision at each gold document among the first `k` passages, those not found
+/// counted as 0. Its mean over samples is MAP.
+fn average_precision(ranks: &[usize], gold: usize, k: usize) -> f64 {
+    let found = ranks.iter().filter(|&&rank| rank <= k);
+    let precisions = (1..).zip(found).map(|(n, rank)| f64::from(n) / *rank as f64);
+    precisions.sum::<f64>() / gold as f64
+}
+
 /// Share of the gold documents among the first `k` passages.
 fn recall(ranks: &[usize], gold: usize, k: usize) -> f64 {
     ranks.iter().filter(|&&rank| rank <= k).count() as f64 / gold as f64
@@ -99,6 +149,9 @@ mod tests {
     fn the_figures_are_those_worked_by_hand() {
         // Two gold documents, at ranks 1 and 3.
         assert!((recall(&[1, 3], 2, 2) - 0.5).abs() < 1e-12);
+        assert!((precision(&[1, 3], 4) - 0.5).abs() < 1e-12);
+        assert!((average_precision(&[1, 3], 2, 3) - f64::midpoint(1.0, 2.0 / 3.0)).abs() < 1e-12);
+        assert!((average_precision(&[1, 3], 2, 2) - 0.5).abs() < 1e-12);
         let ideal = 1.0 + 1.0 / 3_f64.log2();
         assert!((ndcg(&[1, 3], 2, 3) - 1.5 / ideal).abs() < 1e-12);
         assert!((ndcg(&[1], 2, 1) - 1.0).abs() < 1e-12);

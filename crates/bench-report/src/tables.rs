@@ -349,9 +349,14 @@ fn retrieval(evaluation: &Evaluation<'_>) -> Table {
             };
             for (at, figures) in result.at.iter().enumerate() {
                 push("recall", Some(at + 1), figures.recall.as_ref());
+                push("precision", Some(at + 1), figures.precision.as_ref());
+                push("hit", Some(at + 1), figures.hit.as_ref());
+                push("map", Some(at + 1), figures.map.as_ref());
                 push("ndcg", Some(at + 1), figures.ndcg.as_ref());
             }
             push("mrr", None, result.mrr.as_ref());
+            push("context_precision", None, result.context_precision.as_ref());
+            push("context_recall", None, result.context_recall.as_ref());
         }
     }
     table

@@ -1,8 +1,6 @@
 //! A text file of 200 MB is read a piece at a time: beside its text, memory holds next to nothing. In
 //! a test program of its own, because memory is counted per process.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 use std::io::Write as _;
 
 use bench_core::backend::{CorpusName, CorpusReader as _};

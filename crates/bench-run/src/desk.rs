@@ -13,7 +13,7 @@ use bench_core::backend::{
 use bench_core::dataset::Sample;
 use bench_core::digest;
 use bench_core::manifest::ParityEntry;
-use bench_core::record::{Answer, Outcome};
+use bench_core::record::{Answer, CallKind, Outcome};
 use bench_core::spec::ChoiceBy;
 use futures::stream::{self, StreamExt as _};
 use tokio::runtime::Runtime;
@@ -96,6 +96,8 @@ pub(crate) struct LayJob<'a> {
     pub(crate) layout: &'a Layout,
     /// Says what must be said before the prompt can be laid out.
     pub(crate) asker: &'a ResolvedModel,
+    /// Puts passages in order.
+    pub(crate) sorter: &'a ResolvedModel,
     pub(crate) sample: &'a Sample,
     /// Eval set and arm, for messages.
     pub(crate) name: (&'a str, &'a str),
@@ -110,10 +112,14 @@ impl<'a> LayJob<'a> {
             top_p: None,
             seed: 0,
             stop: Vec::new(),
-            constraint: None,
+            constraint: question.constraint.clone(),
             top_logprobs: 0,
         };
-        Call::new(self.asker, None, request, None, self.name)
+        let model = match question.kind {
+            CallKind::Rerank => self.sorter,
+            CallKind::Sample | CallKind::Rewrite | CallKind::FollowUp => self.asker,
+        };
+        Call::new(model, None, request, None, self.name)
     }
 }
 

@@ -7,6 +7,7 @@ mod answer;
 pub mod backends;
 pub mod calibrate;
 mod desk;
+mod endpoint;
 mod features;
 mod likelihood;
 pub mod load;

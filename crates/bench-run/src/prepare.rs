@@ -12,15 +12,16 @@ use bench_core::dataset::TrainRow;
 use bench_core::digest;
 use bench_core::manifest::{IndexEntry, ModelEntry, TrainingEntry, TuningEntry};
 use bench_core::spec::{
-    Arm, ArmPlan, EmbedderSource, Features, Finetune, Mix, Objective, Raft, Rag,
+    Arm, ArmPlan, EmbedderSource, Features, Finetune, Mix, Objective, Raft, Rag, Rerank,
 };
 use regex::Regex;
 
 use crate::backends::{Backends, Place, ResolvedModel};
 use crate::desk::Desk;
+use crate::endpoint::check_schema;
 use crate::features;
 use crate::load::{Loaded, LoadedSet, draw};
-use crate::prompt::{Fewshot, Layout, Passages, asked, needs_embedder};
+use crate::prompt::{Fewshot, Layout, Passages, asked, needs_embedder, permutation};
 use crate::run::RunError;
 use crate::score::{self, Scorer};
 use crate::search;
@@ -37,6 +38,8 @@ pub(crate) struct PreparedArm {
     pub(crate) model: ResolvedModel,
     /// Says what must be said before a prompt can be laid out.
     pub(crate) asker: ResolvedModel,
+    /// Puts passages in order.
+    pub(crate) sorter: ResolvedModel,
     /// How it lays out prompts.
     pub(crate) layout: Layout,
     /// One adapter per training seed; a single `None` for an arm that is not trained.
@@ -121,8 +124,9 @@ impl<'a> Preparer<'a> {
         let judges = loaded.experiment.judge.iter().flat_map(bench_core::spec::Judge::names);
         let helpers = plans.iter().flat_map(|plan| {
             let asks = plan.rag.as_ref().and_then(|rag| rag.query_model.as_deref());
+            let sorts = plan.rag.as_ref().and_then(|rag| rag.rerank.as_ref()?.chat_model());
             let writes = plan.prompt.propose.as_ref().and_then(|one| one.model.as_deref());
-            asks.into_iter().chain(writes)
+            asks.into_iter().chain(sorts).chain(writes)
         });
         if plans.iter().any(|plan| plan.features.is_some()) {
             let embedder = self.embedder()?;
@@ -131,6 +135,10 @@ impl<'a> Preparer<'a> {
                 id: match &source {
                     EmbedderSource::Catalog(name) => name.clone(),
                     EmbedderSource::Path(path) => path.clone(),
+                    EmbedderSource::Onnx(onnx) => {
+                        onnx.path.clone().or_else(|| onnx.hub.clone()).unwrap_or_default()
+                    }
+                    EmbedderSource::Endpoint(endpoint) => endpoint.model.clone(),
                     EmbedderSource::Hashing => "hashing".into(),
                 },
                 digest: embedder.id().to_owned(),
@@ -229,6 +237,7 @@ impl<'a> Preparer<'a> {
             plan: plan.clone(),
             set: index,
             asker: model.clone(),
+            sorter: model.clone(),
             model,
             layout,
             adapters: vec![Some(adapter)],
@@ -282,22 +291,40 @@ impl<'a> Preparer<'a> {
             layout.check_examples(&plan.name, sample)?;
         }
         layout.check_corpus(&plan.name, &set.samples)?;
-        self.language(set, plan, &model)?;
+        if self.language(set, plan, &model)? {
+            check_schema(&model, (&set.spec.name, &plan.name), desk)?;
+        }
         let final_answer = plan.prompt.final_answer_pattern().map(Regex::new).transpose();
         let final_answer = final_answer.map_err(|error| BackendError::fatal("prompt", error))?;
-        let helper = |name: Option<&String>| match name {
+        let helper = |name: Option<&str>| match name {
             Some(name) => self.prepared.models[name].clone(),
             None => model.clone(),
         };
-        let asker = helper(plan.rag.as_ref().and_then(|rag| rag.query_model.as_ref()));
+        let asker = helper(plan.rag.as_ref().and_then(|rag| rag.query_model.as_deref()));
+        let rerank = plan.rag.as_ref().and_then(|rag| rag.rerank.as_ref());
+        let sorts = rerank.and_then(Rerank::chat_model);
+        let sorter = helper(sorts);
+        if let (Some(name), Some(rerank)) = (sorts, rerank) {
+            let window = rerank.window_and_stride().0.min(rerank.candidates);
+            let language = permutation(window as usize);
+            self.backends.check_constraint(&sorter, &language).map_err(|error| {
+                let message = format!(
+                    "arm `{}`: model `{name}` cannot sort passages: {}",
+                    plan.name, error.source
+                );
+                BackendError { source: message.into(), ..error }
+            })?;
+            check_schema(&sorter, (&set.spec.name, &plan.name), desk)?;
+        }
         if plan.prompt.is_tuned() {
             let writer =
-                helper(plan.prompt.propose.as_ref().and_then(|propose| propose.model.as_ref()));
+                helper(plan.prompt.propose.as_ref().and_then(|propose| propose.model.as_deref()));
             let tuner = Tuner {
                 plan,
                 set,
                 model: &model,
                 asker: &asker,
+                sorter: &sorter,
                 writer: &writer,
                 scorer: self.tuning_scorer(set, plan)?,
                 final_answer: final_answer.as_ref(),
@@ -317,7 +344,7 @@ impl<'a> Preparer<'a> {
             (None, _) => vec![None],
         };
         let plan = plan.clone();
-        Ok(PreparedArm { plan, set: index, model, asker, layout, adapters, final_answer })
+        Ok(PreparedArm { plan, set: index, model, asker, sorter, layout, adapters, final_answer })
     }
 
     /// A token budget for passages needs someone who counts.
@@ -354,13 +381,14 @@ impl<'a> Preparer<'a> {
     }
 
     /// A constraint that the backend cannot meet is an error before anything is trained or asked.
+    /// True where answers are held to one.
     fn language(
         &self,
         set: &LoadedSet,
         plan: &ArmPlan,
         model: &ResolvedModel,
-    ) -> Result<(), BackendError> {
-        let Some(language) = set.languages.get(&plan.name) else { return Ok(()) };
+    ) -> Result<bool, BackendError> {
+        let Some(language) = set.languages.get(&plan.name) else { return Ok(false) };
         let mut checked = Vec::new();
         for sample in &set.samples {
             let constraint = language.of(sample);
@@ -374,7 +402,7 @@ impl<'a> Preparer<'a> {
             })?;
             checked.push(constraint);
         }
-        Ok(())
+        Ok(!checked.is_empty())
     }
 
     fn embedder(&mut self) -> Result<Arc<dyn Embedder>, BackendError> {

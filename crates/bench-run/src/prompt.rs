@@ -16,10 +16,12 @@ use crate::backends::Counter;
 mod fewshot;
 mod passages;
 mod query;
+mod rerank;
 
 pub use fewshot::{Fewshot, asked, examples, needs_embedder};
 pub use passages::{Passages, as_documents};
 pub use query::{Question, Replies, Step};
+pub(crate) use rerank::permutation;
 
 /// Everything one arm needs to lay out prompts on one eval set.
 pub struct Layout {

@@ -10,7 +10,7 @@ use bench_core::dataset::Sample;
 use bench_core::digest;
 use bench_core::manifest::{Machine, Manifest, StopEntry};
 use bench_core::plan;
-use bench_core::record::{Answer, CallRecord, Outcome, Record, TrialId, Verdict};
+use bench_core::record::{Answer, CallKind, CallRecord, Outcome, Record, TrialId, Verdict};
 use bench_core::spec::ModelSource;
 use tokio::runtime::Runtime;
 
@@ -225,9 +225,10 @@ impl<'a> Runner<'a> {
         for arm in &prepared.arms {
             let set = &loaded.sets[arm.set];
             let name = (set.spec.name.as_str(), arm.plan.name.as_str());
-            let asker = &arm.asker;
+            let (asker, sorter) = (&arm.asker, &arm.sorter);
             let samples = set.samples.iter().filter(|sample| due(arm.set, sample));
-            jobs.extend(samples.map(|sample| LayJob { layout: &arm.layout, asker, sample, name }));
+            let layout = &arm.layout;
+            jobs.extend(samples.map(|sample| LayJob { layout, asker, sorter, sample, name }));
         }
         let (laid, asked) = lay_all(&mut self.desk, &jobs)?;
         let mut laid = laid.into_iter();
@@ -339,11 +340,19 @@ impl<'a> Runner<'a> {
         let opinions = self.opinions(trials);
         let labelled = opinions.iter().map(|opinion| opinion.labels).sum::<usize>();
         let mut formless: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+        // Replies without an order among those that were to sort passages.
+        let mut sorted: BTreeMap<(&str, &str), (usize, usize)> = BTreeMap::new();
         for (trial, opinion) in trials.iter().zip(opinions) {
             let Some((mut outcome, calls)) = self.outcome(trial) else {
                 missing += 1;
                 continue;
             };
+            let place = (trial.set.spec.name.as_str(), trial.arm.plan.name.as_str());
+            for call in calls.iter().filter(|call| call.kind == CallKind::Rerank) {
+                let (unsorted, all) = sorted.entry(place).or_default();
+                *unsorted += usize::from(call.failed);
+                *all += 1;
+            }
             let mut verdicts = BTreeMap::new();
             match &mut outcome {
                 Outcome::Failed { .. } => failed += 1,
@@ -352,7 +361,6 @@ impl<'a> Runner<'a> {
                         (&trial.arm.final_answer, &answer.full_text)
                         && !pattern.is_match(text)
                     {
-                        let place = (trial.set.spec.name.as_str(), trial.arm.plan.name.as_str());
                         *formless.entry(place).or_default() += 1;
                     }
                     answer.cost_usd = self.cost(trial, answer);
@@ -379,7 +387,14 @@ impl<'a> Runner<'a> {
                 "set `{set}`, arm `{arm}`: {count} without a final answer; the last line of each was scored"
             )
         });
-        Ok(Told { records, missing, failed, labelled, warnings: warnings.collect() })
+        let unsorted = sorted.into_iter().filter(|(_, (unsorted, _))| *unsorted > 0);
+        let unsorted = unsorted.map(|((set, arm), (unsorted, all))| {
+            format!(
+                "set `{set}`, arm `{arm}`: {unsorted} of {all} replies that were to sort passages hold no order; those passages stayed as the search ranked them"
+            )
+        });
+        let warnings = warnings.chain(unsorted).collect();
+        Ok(Told { records, missing, failed, labelled, warnings })
     }
 
     fn scorers(&self, set: &LoadedSet) -> Result<Vec<Box<dyn Scorer>>, RunError> {

@@ -61,15 +61,17 @@ pub fn search(
     let cut = (settings.chunking(), settings.retriever.is_dense());
     let place = digest::of_json(&(set, cut, &settings.index, &embedder_id));
     let search = (&settings.retriever, settings.terms, &settings.filter, settings.min_score);
-    let after = (&settings.rerank, &settings.mmr, settings.expand);
+    // A chat model sorts after the search, call by call; the index knows nothing of it.
+    let scored = settings.rerank.as_ref().filter(|rerank| rerank.chat_model().is_none());
+    let after = (scored, &settings.mmr, settings.expand);
     let key = digest::of_json(&(&place, documents.as_slice(), search, after));
-    let reranker = match &settings.rerank {
+    let reranker = match scored {
         Some(rerank) => Some(backends.reranker(&rerank.model, progress)?),
         None => None,
     };
     let job = IndexJob {
         documents: Arc::clone(documents),
-        settings: settings.clone(),
+        settings: Rag { rerank: scored.cloned(), ..settings.clone() },
         embedder,
         reranker,
         folder: folder.join(digest::short(&place)),

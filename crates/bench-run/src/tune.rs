@@ -35,6 +35,7 @@ pub(crate) struct Tuner<'a> {
     pub(crate) model: &'a ResolvedModel,
     /// Rewrites queries.
     pub(crate) asker: &'a ResolvedModel,
+    pub(crate) sorter: &'a ResolvedModel,
     /// Writes candidates.
     pub(crate) writer: &'a ResolvedModel,
     pub(crate) scorer: Box<dyn Scorer>,
@@ -178,7 +179,10 @@ impl Tuner<'_> {
             let layout = &*layout;
             let jobs: Vec<LayJob<'_>> = samples
                 .iter()
-                .map(|sample| LayJob { layout, asker: self.asker, sample, name })
+                .map(|sample| {
+                    let (asker, sorter) = (self.asker, self.sorter);
+                    LayJob { layout, asker, sorter, sample, name }
+                })
                 .collect();
             let (laid, asked) = lay_all(desk, &jobs)?;
             effort.extend(asked);

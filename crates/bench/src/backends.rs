@@ -13,10 +13,10 @@ use bench_core::backend::{
 use bench_core::chat::Message;
 use bench_core::digest;
 use bench_core::manifest::ModelEntry;
-use bench_core::spec::{EmbedderSource, IndexBackend, ModelSource, RerankerSource};
-use bench_fastembed::{OnnxEmbedder, OnnxReranker, Options};
+use bench_core::spec::{self, EmbedderSource, IndexBackend, ModelSource, RerankerSource};
+use bench_fastembed::{OnnxEmbedder, OnnxReranker, Options, Pooling};
 use bench_mistralrs::{MistralLoader, PromptCounter};
-use bench_openai::EndpointGenerator;
+use bench_openai::{EndpointEmbedder, EndpointGenerator};
 use bench_qdrant::{QdrantIndexer, QdrantServer};
 use bench_retrieval::{CachedEmbedder, English, ExactIndexer, HashingEmbedder, OverlapReranker};
 use bench_run::backends::{Counter, Place};
@@ -73,6 +73,19 @@ impl Real {
             Some(path) => Ok(path.into()),
             None => Ok(self.cache.pull("onnxruntime", progress)?.join("libonnxruntime.so")),
         }
+    }
+
+    /// An embedder of two files, which remembers what it embedded.
+    fn onnx(
+        &self,
+        [onnx, tokenizer]: &[PathBuf; 2],
+        options: &Options,
+        progress: &dyn Progress,
+    ) -> Result<Arc<dyn Embedder>, BackendError> {
+        let runtime = self.runtime(progress)?;
+        let inner = OnnxEmbedder::open(onnx, tokenizer, &runtime, options, None)?;
+        let cache = self.cache.folder().join("embeddings");
+        Ok(Arc::new(CachedEmbedder::new(Arc::new(inner), &cache)))
     }
 
     fn local(&self, id: String, folder: &Path) -> Result<ResolvedModel, BackendError> {
@@ -215,14 +228,31 @@ impl Backends for Real {
             EmbedderSource::Hashing => Ok(Arc::new(HashingEmbedder::new(256))),
             EmbedderSource::Path(path) => {
                 let folder = Path::new(path);
-                let (onnx, tokenizer) = (folder.join("model.onnx"), folder.join("tokenizer.json"));
-                let inner = OnnxEmbedder::open(
-                    &onnx,
-                    &tokenizer,
-                    &self.runtime(progress)?,
-                    &options,
-                    None,
-                )?;
+                let files = [folder.join("model.onnx"), folder.join("tokenizer.json")];
+                self.onnx(&files, &options, progress)
+            }
+            EmbedderSource::Onnx(onnx) => {
+                let options = Options {
+                    max_length: onnx.max_length as usize,
+                    pooling: match onnx.pooling {
+                        spec::Pooling::Mean => Pooling::Mean,
+                        spec::Pooling::Cls => Pooling::Cls,
+                    },
+                    query_prefix: onnx.query_prefix.clone(),
+                    passage_prefix: onnx.passage_prefix.clone(),
+                };
+                let files = match (&onnx.path, &onnx.hub) {
+                    (_, Some(id)) => self.cache.hub_onnx(id, progress)?.into(),
+                    (path, None) => {
+                        let folder = Path::new(path.as_deref().unwrap_or_default());
+                        [folder.join("model.onnx"), folder.join("tokenizer.json")]
+                    }
+                };
+                self.onnx(&files, &options, progress)
+            }
+            EmbedderSource::Endpoint(endpoint) => {
+                let key = key(endpoint.api_key_env.as_ref())?;
+                let inner = EndpointEmbedder::new(endpoint, key)?;
                 Ok(Arc::new(CachedEmbedder::new(Arc::new(inner), &cache)))
             }
             EmbedderSource::Catalog(name) => {
@@ -288,6 +318,10 @@ impl Backends for Real {
     ) -> Result<Arc<dyn Reranker>, BackendError> {
         match source {
             RerankerSource::Overlap => Ok(Arc::new(OverlapReranker)),
+            RerankerSource::Llm(name) => {
+                let message = format!("chat model `{name}` sorts passages in a run only");
+                Err(BackendError::fatal("reranker", message))
+            }
             RerankerSource::Path(path) => {
                 let runtime = self.runtime(progress)?;
                 Ok(Arc::new(OnnxReranker::open(Path::new(path), &runtime)?))

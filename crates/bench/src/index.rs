@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bench_core::backend::{BackendError, Embedder, Passage, Progress};
 use bench_core::retrieval::{Analysis as _, index_digest};
-use bench_core::spec::{IndexBackend, Rag};
+use bench_core::spec::{IndexBackend, Rag, Rerank};
 use bench_retrieval::{English, ExactIndex, OpenError};
 use bench_run::search::{self, Search};
 use bench_run::{Backends, Loaded, LoadedSet};
@@ -225,6 +225,9 @@ fn query(
 ) -> Result<(), BackendError> {
     let search = put_together(place, loaded, backends, progress)?;
     let retriever = search.open(backends, progress)?;
+    if let Some(model) = place.rag.rerank.as_ref().and_then(Rerank::chat_model) {
+        progress.say(&format!("before `{model}` sorts the passages, which it does in a run only"));
+    }
     let top_k = top_k.unwrap_or(place.rag.top_k as usize);
     let answer = |question: &str| -> Result<(), BackendError> {
         anstream::print!("{}", shown(&retriever.retrieve(question, top_k)?));

@@ -153,36 +153,69 @@ impl Cache {
 
     /// A repository of the model hub, downloaded into the hub's own cache.
     pub(crate) fn hub(&self, id: &str, progress: &dyn Progress) -> Result<PathBuf, BackendError> {
-        let (repository, revision) = id.split_once('@').unwrap_or((id, "main"));
         let folder = self.folder.join("hub").join(id.replace(['/', '@'], "--"));
-        if folder.join("config.json").exists() {
-            return Ok(folder);
-        }
-        let staging = folder.with_extension("part");
-        fs_err::remove_dir_all(&staging).ok();
-        fs_err::create_dir_all(&staging).map_err(fatal)?;
-        progress.say(&format!("getting {repository} ({revision}) from the model hub"));
-        // The hub's own client, from the package `huggingface_hub`.
-        let script = "import sys; from huggingface_hub import snapshot_download as get; \
-            get(sys.argv[1], revision=sys.argv[2], local_dir=sys.argv[3], \
-            allow_patterns=['*.safetensors', '*.json', '*.jinja'])";
-        let output = Command::new(python())
-            .args(["-c", script, repository, revision])
-            .arg(&staging)
-            .output()
-            .map_err(|error| fatal(format!("cannot start {}: {error}", python())))?;
-        if !output.status.success() {
-            fs_err::remove_dir_all(&staging).ok();
-            let message = String::from_utf8_lossy(&output.stderr);
-            let last = message.lines().last().unwrap_or("no message").to_owned();
-            return Err(fatal(format!(
-                "cannot get `{id}` from the model hub: {last}; `pip install huggingface_hub` and a connection are needed, or give a `path:`"
-            )));
-        }
-        fs_err::remove_dir_all(staging.join(".cache")).ok();
-        fs_err::rename(&staging, &folder).map_err(fatal)?;
-        Ok(folder)
+        let wanted = ["*.safetensors", "*.json", "*.jinja"];
+        snapshot(id, &wanted, "config.json", folder, progress)
     }
+
+    /// An embedder of the model hub: its ONNX file and its tokenizer.
+    pub(crate) fn hub_onnx(
+        &self,
+        id: &str,
+        progress: &dyn Progress,
+    ) -> Result<(PathBuf, PathBuf), BackendError> {
+        let folder = self.folder.join("hub-onnx").join(id.replace(['/', '@'], "--"));
+        let wanted = ["onnx/model.onnx", "model.onnx", "tokenizer.json"];
+        let folder = snapshot(id, &wanted, "tokenizer.json", folder, progress)?;
+        // Exporters put it into a folder of its own, or beside the tokenizer.
+        let onnx = ["onnx/model.onnx", "model.onnx"].map(|name| folder.join(name));
+        let Some(onnx) = onnx.into_iter().find(|path| path.exists()) else {
+            return Err(fatal(format!(
+                "`{id}` on the model hub has no `model.onnx`; choose an embedder that is exported to ONNX"
+            )));
+        };
+        Ok((onnx, folder.join("tokenizer.json")))
+    }
+}
+
+/// The files of a repository of the model hub that match `wanted`, in `folder`. It is whole when
+/// `last` is there.
+fn snapshot(
+    id: &str,
+    wanted: &[&str],
+    last: &str,
+    folder: PathBuf,
+    progress: &dyn Progress,
+) -> Result<PathBuf, BackendError> {
+    let (repository, revision) = id.split_once('@').unwrap_or((id, "main"));
+    if folder.join(last).exists() {
+        return Ok(folder);
+    }
+    let staging = folder.with_extension("part");
+    fs_err::remove_dir_all(&staging).ok();
+    fs_err::create_dir_all(&staging).map_err(fatal)?;
+    progress.say(&format!("getting {repository} ({revision}) from the model hub"));
+    // The hub's own client, from the package `huggingface_hub`.
+    let script = "import sys; from huggingface_hub import snapshot_download as get; \
+        get(sys.argv[1], revision=sys.argv[2], local_dir=sys.argv[3], \
+        allow_patterns=sys.argv[4:])";
+    let output = Command::new(python())
+        .args(["-c", script, repository, revision])
+        .arg(&staging)
+        .args(wanted)
+        .output()
+        .map_err(|error| fatal(format!("cannot start {}: {error}", python())))?;
+    if !output.status.success() {
+        fs_err::remove_dir_all(&staging).ok();
+        let message = String::from_utf8_lossy(&output.stderr);
+        let last = message.lines().last().unwrap_or("no message").to_owned();
+        return Err(fatal(format!(
+            "cannot get `{id}` from the model hub: {last}; `pip install huggingface_hub` and a connection are needed, or give a `path:`"
+        )));
+    }
+    fs_err::remove_dir_all(staging.join(".cache")).ok();
+    fs_err::rename(&staging, &folder).map_err(fatal)?;
+    Ok(folder)
 }
 
 fn pull_into(

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use bench_core::dataset::TrainRow;
-use bench_core::spec::{ArmPlan, ChunkBy, Chunking, ModelSource, Scorer};
+use bench_core::spec::{ArmPlan, ChunkBy, Chunking, ModelSource, Rag, Scorer};
 use bench_run::{Loaded, LoadedSet};
 use bench_stats::interval::Options;
 use bench_stats::power::{Spread, minimum_detectable_difference};
@@ -117,7 +117,7 @@ fn estimate(loaded: &Loaded, set: &LoadedSet, plan: &ArmPlan) -> Row {
         TrainRow::Text(text) => text.len(),
     };
     let row = mean(rows.iter().map(length).sum(), rows.len());
-    let passages = plan.rag.as_ref().map_or(0.0, |rag| {
+    let passage = |rag: &Rag| {
         let documents = set.corpus.as_deref().unwrap_or_default();
         let whole =
             mean(documents.iter().map(|document| document.text.len()).sum(), documents.len());
@@ -125,8 +125,12 @@ fn estimate(loaded: &Loaded, set: &LoadedSet, plan: &ArmPlan) -> Row {
             Chunking { by: ChunkBy::Document, .. } => whole,
             Chunking { size, .. } => whole.min(f64::from(size)),
         };
-        f64::from(rag.top_k) * if documents.is_empty() { row } else { chunk }
-    });
+        if documents.is_empty() { row } else { chunk }
+    };
+    let shown = |rag: &Rag| f64::from(rag.top_k) * passage(rag);
+    let passages = plan.rag.as_ref().map_or(0.0, shown);
+    let sorted = |rag: &Rag| shown_to_sort(rag) * passage(rag);
+    let sorting = plan.rag.as_ref().map_or(0.0, sorted);
     let prompt = 40.0 + question + passages + f64::from(plan.prompt.num_fewshot) * (row + 20.0);
     let max_tokens = set.spec.max_tokens.unwrap_or(experiment.generate.max_tokens);
     if plan.features.is_some() {
@@ -140,10 +144,20 @@ fn estimate(loaded: &Loaded, set: &LoadedSet, plan: &ArmPlan) -> Row {
     });
     Row {
         trials,
-        prompt: asked * prompt * trials as f64,
+        prompt: (asked * prompt + sorting) * trials as f64,
         answer: asked * f64::from(max_tokens) * trials as f64,
         train,
     }
+}
+
+/// Passages that a chat model reads to sort the candidates of one question, window by window.
+fn shown_to_sort(rag: &Rag) -> f64 {
+    let Some(rerank) = rag.rerank.as_ref().filter(|rerank| rerank.chat_model().is_some()) else {
+        return 0.0;
+    };
+    let (window, stride) = rerank.window_and_stride();
+    let moves = rerank.candidates.saturating_sub(window).div_ceil(stride.max(1));
+    f64::from((1 + moves) * window.min(rerank.candidates))
 }
 
 /// Bytes of a model's weights, as far as can be known without loading it.

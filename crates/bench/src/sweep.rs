@@ -217,7 +217,11 @@ fn combinations(sweep: &Sweep) -> Vec<Rag> {
 }
 
 fn question(sample: &Sample) -> Asked<'_> {
-    let gold = metrics::binary(sample.context_ids.iter().map(String::as_str));
+    let gold = if sample.qrels.is_empty() {
+        metrics::binary(sample.context_ids.iter().map(String::as_str))
+    } else {
+        sample.qrels.iter().map(|(document, grade)| (document.as_str(), *grade)).collect()
+    };
     Asked { text: &sample.input, gold }
 }
 
@@ -236,6 +240,7 @@ fn values(rankings: &Rankings, asked: &[Asked<'_>], name: &str, depth: usize) ->
         "recall" => metrics::recall,
         "precision" => metrics::precision,
         "mrr" => metrics::reciprocal_rank,
+        "map" => metrics::average_precision,
         _ => metrics::ndcg,
     };
     let value = |(ranking, asked): (&Vec<String>, &Asked<'_>)| {
@@ -374,7 +379,8 @@ fn reranker(rag: &Rag) -> String {
     rag.rerank.as_ref().map_or("none".into(), |rerank| {
         let model = match &rerank.model {
             bench_core::spec::RerankerSource::Overlap => "overlap",
-            bench_core::spec::RerankerSource::Path(path) => path,
+            bench_core::spec::RerankerSource::Path(name)
+            | bench_core::spec::RerankerSource::Llm(name) => name,
         };
         format!("{model} of {}", rerank.candidates)
     })
@@ -545,6 +551,19 @@ mod tests {
         };
         // dense 3, and three others 3 x 2
         assert_eq!(combinations(&sweep).len(), 3 + 3 * 3 * 2);
+    }
+
+    #[test]
+    fn graded_documents_count_by_their_grade() {
+        let sample = Sample {
+            qrels: [("a".to_owned(), 1), ("b".to_owned(), 3)].into(),
+            ..Sample::default()
+        };
+        let asked = [question(&sample)];
+        let better = values(&vec![vec!["b".into(), "a".into()]], &asked, "ndcg", 2);
+        let worse = values(&vec![vec!["a".into(), "b".into()]], &asked, "ndcg", 2);
+        assert!((better[0] - 1.0).abs() < 1e-12 && worse[0] < 0.9, "{better:?} {worse:?}");
+        assert_eq!(values(&vec![vec!["c".into(), "a".into()]], &asked, "map", 10), [0.25]);
     }
 
     #[test]

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use super::node::{Kind, Misfit, Node, Reader, Tree, did_you_mean, span};
 use super::problem::{Problem, Source, SpecError};
 use super::{
-    Arm, ChunkBy, EvalSet, Expand, Experiment, Features, IndexBackend, InitLoraWeights, Judge,
-    JudgeMode, Mix, ModelSource, Rag, Strategy,
+    Arm, ChunkBy, EmbedderSource, EvalSet, Expand, Experiment, Features, IndexBackend,
+    InitLoraWeights, Judge, JudgeMode, Mix, ModelSource, Rag, Rerank, Strategy,
 };
 
 mod prompting;
@@ -177,6 +177,7 @@ impl Sense<'_> {
         self.break_even();
         self.gates();
         self.sweep();
+        self.embedder();
     }
 
     fn add(
@@ -556,6 +557,31 @@ impl Sense<'_> {
         }
     }
 
+    fn embedder(&mut self) {
+        match &self.experiment.embedder {
+            EmbedderSource::Onnx(onnx) => {
+                if onnx.path.is_some() == onnx.hub.is_some() {
+                    let help = "give `path: FOLDER` or `hub: owner/name`";
+                    let message = "an embedder comes from one place";
+                    self.add(&["embedder", "onnx"], message, "here", help);
+                }
+                if onnx.max_length < 8 {
+                    let help = "give what the model was trained with, for example 512";
+                    let message = format!("an embedder that reads {} tokens", onnx.max_length);
+                    self.add(&["embedder", "onnx", "max_length"], message, "too few", help);
+                }
+            }
+            EmbedderSource::Endpoint(endpoint) => {
+                if endpoint.dimension == 0 || endpoint.max_length < 8 {
+                    let help = "give the `dimension` that the model's card says; `max_length` is at least 8";
+                    let message = "an embedder without numbers or without words";
+                    self.add(&["embedder", "endpoint"], message, "here", help);
+                }
+            }
+            EmbedderSource::Catalog(_) | EmbedderSource::Path(_) | EmbedderSource::Hashing => {}
+        }
+    }
+
     fn sweep(&mut self) {
         let Some(sweep) = &self.experiment.sweep else { return };
         for (key, empty) in [
@@ -571,8 +597,18 @@ impl Sense<'_> {
         }
         if sweep.metric().is_none() {
             let message = format!("`{}` is no retrieval metric", sweep.metric);
-            let help = "one of ndcg, recall, hit, mrr at a depth of 1 to 100: `ndcg@10`";
+            let help =
+                "one of ndcg, recall, precision, hit, mrr, map at a depth of 1 to 100: `ndcg@10`";
             self.add(&["sweep", "metric"], message, "here", help);
+        }
+        for (position, rerank) in sweep.rerank.iter().enumerate() {
+            let path = ["sweep", "rerank", &position.to_string()];
+            self.rerank(&path, rerank);
+            if rerank.chat_model().is_some() {
+                let message = "a sweep generates nothing, so no chat model can sort passages in it";
+                let help = "compare arms with and without `rerank` in a run";
+                self.add(&path, message, "here", help);
+            }
         }
         for (position, chunk) in sweep.chunk.iter().enumerate() {
             if chunk.by != ChunkBy::Document && chunk.overlap >= chunk.size {
@@ -647,8 +683,8 @@ impl Sense<'_> {
                 self.add(&at("mmr"), "`mmr` compares vectors, and `bm25` has none", "here", help);
             }
         }
-        if rag.rerank.as_ref().is_some_and(|rerank| rerank.candidates == 0) {
-            self.add(&at("rerank"), "0 candidates are reranked", "here", "give at least 1");
+        if let Some(rerank) = &rag.rerank {
+            self.rerank(&at("rerank"), rerank);
         }
         if rag.min_score.is_some_and(f64::is_nan) {
             self.add(&at("min_score"), "`min_score` is no number", "here", "for example 0.3");
@@ -656,6 +692,30 @@ impl Sense<'_> {
         if rag.expand == Expand::Neighbours(0) {
             let help = "give at least 1, or `expand: none`";
             self.add(&at("expand"), "0 neighbours are no expansion", "here", help);
+        }
+    }
+
+    fn rerank(&mut self, path: &[&str], rerank: &Rerank) {
+        if rerank.candidates == 0 {
+            self.add(path, "0 candidates are reranked", "here", "give at least 1");
+        }
+        let (window, stride) = rerank.window_and_stride();
+        match rerank.chat_model() {
+            Some(model) => {
+                let models: Vec<&str> = self.experiment.models.keys().map(String::as_str).collect();
+                self.known(path, "model", model, &models);
+                if window < 2 || stride == 0 || stride >= window {
+                    let message = format!("a window of {window} that moves by {stride}");
+                    let help = "`window` is at least 2, `stride` from 1 to less than `window`";
+                    self.add(path, message, "out of range", help);
+                }
+            }
+            None if rerank.window.is_some() || rerank.stride.is_some() => {
+                let message = "this reranker reads one passage at a time";
+                let help = "`window` and `stride` are for `model: { llm: … }`";
+                self.add(path, message, "it has no window", help);
+            }
+            None => {}
         }
     }
 

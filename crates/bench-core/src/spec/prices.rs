@@ -172,16 +172,23 @@ impl Prices {
         in_flight: f64,
     ) -> Option<f64> {
         let price = self.of(&plan.model, plan.finetune.is_some())?;
-        let asking = match plan.rag.as_ref().and_then(|rag| rag.query_model.as_ref()) {
-            Some(model) => self.of(model, false)?,
-            None => price.clone(),
+        let rag = plan.rag.as_ref();
+        let of = |model: Option<&str>| match model {
+            Some(model) => self.of(model, false),
+            None => Some(price.clone()),
         };
+        let asking = of(rag.and_then(|rag| rag.query_model.as_deref()))?;
+        let sorting = of(rag.and_then(|rag| rag.rerank.as_ref()?.chat_model()))?;
         let of_calls: f64 = calls
             .iter()
-            .filter(|call| call.kind != CallKind::Sample)
             .map(|call| {
-                f64::from(call.tokens_in) * (asking.input - price.input) / 1e6
-                    + f64::from(call.tokens_out) * (asking.output - price.output) / 1e6
+                let its = match call.kind {
+                    CallKind::Sample => return 0.0,
+                    CallKind::Rewrite | CallKind::FollowUp => &asking,
+                    CallKind::Rerank => &sorting,
+                };
+                f64::from(call.tokens_in) * (its.input - price.input) / 1e6
+                    + f64::from(call.tokens_out) * (its.output - price.output) / 1e6
             })
             .sum();
         let own =

@@ -79,6 +79,36 @@ fn a_corpus_is_one_name_or_several() {
 }
 
 #[test]
+fn an_embedder_comes_from_one_place() {
+    let embedder = |text: &str| format!("embedder: {text}\ncompare:");
+    for good in [
+        "{ onnx: { path: m, pooling: cls, query_prefix: 'query: ' } }",
+        "{ onnx: { hub: o/n } }",
+        "{ endpoint: { base_url: 'http://x/v1', model: e, dimension: 8 } }",
+    ] {
+        assert!(read(&GOOD.replacen("compare:", &embedder(good), 1)).is_ok(), "{good}");
+    }
+    for (text, expect) in [
+        (
+            "{ onnx: {} }",
+            "an embedder comes from one place [give `path: FOLDER` or `hub: owner/name`]",
+        ),
+        (
+            "{ onnx: { path: m, hub: o/n } }",
+            "an embedder comes from one place [give `path: FOLDER` or `hub: owner/name`]",
+        ),
+        (
+            "{ endpoint: { base_url: 'http://x/v1', model: e, dimension: 0 } }",
+            "an embedder without numbers or without words [give the `dimension` that the model's card says; `max_length` is at least 8]",
+        ),
+    ] {
+        let found = problems(&GOOD.replacen("compare:", &embedder(text), 1));
+        assert_eq!(found.len(), 1, "{text}: {found:?}");
+        assert!(found[0].ends_with(expect), "{text}: {found:?}");
+    }
+}
+
+#[test]
 fn retrieval_is_read_in_full() {
     let rag = |to: &str| {
         let text = GOOD.replacen("top_k: 2", to, 1);
@@ -491,6 +521,21 @@ fn mistakes_of_tuning_and_retrieving_are_placed() {
         "top_k: 2",
         "query_model: smal",
         "9: there is no model `smal` [did you mean `small`?]",
+    );
+    check_problem(
+        "top_k: 2",
+        "rerank: { model: { llm: smal } }",
+        "9: there is no model `smal` [did you mean `small`?]",
+    );
+    check_problem(
+        "top_k: 2",
+        "rerank: { model: { llm: small }, window: 4, stride: 4 }",
+        "9: a window of 4 that moves by 4 [`window` is at least 2, `stride` from 1 to less than `window`]",
+    );
+    check_problem(
+        "top_k: 2",
+        "rerank: { model: overlap, window: 4 }",
+        "9: this reranker reads one passage at a time [`window` and `stride` are for `model: { llm: … }`]",
     );
     check_problem(
         "top_k: 2",

@@ -7,10 +7,11 @@ use bench_core::backend::{BackendError, Passage, Retriever};
 use bench_core::dataset::{Document, Sample, TrainRow};
 use bench_core::digest;
 use bench_core::record::CallRecord;
-use bench_core::spec::{Noise, Order, PassageSource, Raft, Rag};
+use bench_core::spec::{Noise, Order, PassageSource, Raft, Rag, Rerank};
 use bench_core::template::ContextPassage;
 
 use super::query::{self, Replies, Step};
+use super::rerank;
 use crate::load::{draw, normal};
 
 /// Training rows as documents, for arms that retrieve on a set without a corpus.
@@ -106,7 +107,8 @@ impl Passages {
         for query in &queries {
             rankings.push(self.retriever.retrieve(query, self.depth())?);
         }
-        let mut found = self.merge(sample, &rankings);
+        let top_k = settings.top_k as usize;
+        let mut found = self.merge(sample, &rankings, top_k);
         for _ in 1..settings.iterations {
             let known: Vec<ContextPassage> = found.iter().map(context).collect();
             let question = query::follow_up(&sample.input, &known);
@@ -115,19 +117,33 @@ impl Passages {
             calls.push(CallRecord { prompt: question.messages, ..reply });
             let Some(next) = next else { break };
             rankings.push(self.retriever.retrieve(&next, self.depth())?);
-            found = self.merge(sample, &rankings);
+            found = self.merge(sample, &rankings, top_k);
         }
-        Ok(Step::Done((found, calls)))
+        let Some(rerank) = self.listwise() else { return Ok(Step::Done((found, calls))) };
+        let candidates = self.merge(sample, &rankings, top_k.max(rerank.candidates as usize));
+        match sort(&sample.input, candidates, rerank, &mut calls, replies) {
+            Step::Ask(question) => Ok(Step::Ask(question)),
+            Step::Done(mut found) => {
+                found.truncate(top_k);
+                Ok(Step::Done((found, calls)))
+            }
+        }
+    }
+
+    /// How a chat model sorts what was found, where one does.
+    fn listwise(&self) -> Option<&Rerank> {
+        self.settings.rerank.as_ref().filter(|rerank| rerank.chat_model().is_some())
     }
 
     /// Passages to ask for, so that enough are left when some are dropped.
     fn depth(&self) -> usize {
-        let top_k = self.settings.top_k as usize;
-        if self.settings.deduplicate { 2 * top_k + 1 } else { top_k + 1 }
+        let candidates = self.listwise().map_or(0, |rerank| rerank.candidates);
+        let wanted = self.settings.top_k.max(candidates) as usize;
+        if self.settings.deduplicate { 2 * wanted + 1 } else { wanted + 1 }
     }
 
-    /// One ranking of those of several queries, without what must not be shown.
-    fn merge(&self, sample: &Sample, rankings: &[Vec<Passage>]) -> Vec<Passage> {
+    /// The first `wanted` of one ranking of those of several queries, without what must not be shown.
+    fn merge(&self, sample: &Sample, rankings: &[Vec<Passage>], wanted: usize) -> Vec<Passage> {
         let mut passages = match rankings {
             [one] => one.clone(),
             several => fuse(several),
@@ -136,7 +152,7 @@ impl Passages {
         if self.settings.deduplicate {
             passages = distinct(passages);
         }
-        passages.truncate(self.settings.top_k as usize);
+        passages.truncate(wanted);
         passages
     }
 
@@ -230,6 +246,31 @@ impl Passages {
     }
 }
 
+/// Passages in the order that a chat model gives them, window after window; a window whose reply
+/// holds no order stays as it is, and its call counts as failed.
+fn sort(
+    question: &str,
+    mut passages: Vec<Passage>,
+    rerank: &Rerank,
+    calls: &mut Vec<CallRecord>,
+    replies: &Replies<'_>,
+) -> Step<Vec<Passage>> {
+    let (size, stride) = rerank.window_and_stride();
+    for window in rerank::windows(passages.len(), size as usize, stride as usize) {
+        let question = rerank::question(question, &passages[window.clone()]);
+        let Some(reply) = replies(&question) else { return Step::Ask(question) };
+        let order = if reply.failed { None } else { rerank::order(&reply.text, window.len()) };
+        let failed = order.is_none();
+        if let Some(order) = order {
+            let sorted: Vec<Passage> =
+                order.into_iter().map(|at| passages[window.start + at].clone()).collect();
+            passages[window].clone_from_slice(&sorted);
+        }
+        calls.push(CallRecord { prompt: question.messages, failed, ..reply });
+    }
+    Step::Done(passages)
+}
+
 /// A digest as a number from 0 to below 1.
 fn share(digest: &str) -> f64 {
     let bits = u64::from_str_radix(digest.get(..13).unwrap_or_default(), 16).unwrap_or(0);
@@ -310,7 +351,7 @@ mod tests {
     use crate::prompt::query::Question;
     use crate::scripted::TermOverlap;
     use bench_core::record::CallKind;
-    use bench_core::spec::Query;
+    use bench_core::spec::{Query, RerankerSource};
 
     const CORPUS: &[(&str, &str)] = &[
         ("mayor", "The mayor of Brindal is Ada."),
@@ -388,6 +429,30 @@ mod tests {
         check(several, &question, "!", &["river"]);
         let hyde = Rag { query: Query::Hyde, ..top(1) };
         check(hyde, &question, "Ada was born in Ashlode", &["ada"]);
+    }
+
+    #[test]
+    fn a_chat_model_sorts_candidates_window_by_window() {
+        let llm = |candidates, window, stride| Rerank {
+            window: Some(window),
+            stride: Some(stride),
+            ..Rerank::new(RerankerSource::Llm("w".into()), candidates)
+        };
+        let sorted = |rerank| Rag { rerank: Some(rerank), deduplicate: false, ..top(2) };
+        let question = sample("Where was Ada born, in Brindal?", &[]);
+        // The search gives ada, ada2, mayor, town.
+        let last_first = "{\"ranking\": [2, 1]}";
+        check(sorted(llm(4, 2, 1)), &question, last_first, &["town", "ada"]);
+        check(sorted(llm(3, 20, 10)), &question, "[3] > [1]", &["mayor", "ada"]);
+        // A reply without an order, and a call that failed, leave what the search found.
+        for nothing in ["I cannot tell.", "!"] {
+            check(sorted(llm(4, 2, 1)), &question, nothing, &["ada", "ada2"]);
+        }
+        let replies = |_: &Question| Some(reply("I cannot tell."));
+        let found = passages(sorted(llm(4, 2, 1))).find(&question, &replies).unwrap();
+        let Step::Done((_, calls)) = found else { panic!("asks") };
+        assert_eq!(calls.len(), 3);
+        assert!(calls.iter().all(|call| call.failed && call.text == "I cannot tell."));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Knows no model: a [`Question`] goes out, its reply comes back with the next attempt, so that
 //! every reply is kept on disk like an answer.
 
+use bench_core::backend::Constraint;
 use bench_core::chat::Message;
 use bench_core::record::{CallKind, CallRecord};
 use bench_core::spec::Query;
@@ -17,6 +18,8 @@ pub struct Question {
     pub messages: Vec<Message>,
     /// Upper bound on the reply's tokens.
     pub max_tokens: u32,
+    /// The language that the reply must belong to.
+    pub constraint: Option<Constraint>,
 }
 
 /// What was said to a [`Question`]; `failed` in the record where nothing was.
@@ -58,7 +61,8 @@ pub(super) fn rewriting(query: Query, question: &str) -> Option<Question> {
             96,
         ),
     };
-    Some(Question { kind: CallKind::Rewrite, messages: vec![Message::user(text)], max_tokens })
+    let messages = vec![Message::user(text)];
+    Some(Question { kind: CallKind::Rewrite, messages, max_tokens, constraint: None })
 }
 
 /// The queries to search with, the question among them. A reply that says nothing leaves the
@@ -102,7 +106,8 @@ pub(super) fn follow_up(question: &str, known: &[ContextPassage]) -> Question {
         "\nThe notes may lack something that the question needs. Write the one short search query that would find it, with the names that the notes give, and nothing else. If nothing is missing, write DONE.\n\nQuestion: ",
     );
     text.push_str(question);
-    Question { kind: CallKind::FollowUp, messages: vec![Message::user(text)], max_tokens: 32 }
+    let messages = vec![Message::user(text)];
+    Question { kind: CallKind::FollowUp, messages, max_tokens: 32, constraint: None }
 }
 
 /// The query that a reply to [`follow_up`] asks for; `None` where nothing is missing.

@@ -82,6 +82,45 @@ fn a_rewritten_question_is_searched_and_its_call_is_priced() {
     assert_eq!(documents(find(&finished, "several", "a")), ["mayor"]);
 }
 
+/// With an arm whose passages model `w` sorts.
+fn sorting(says: &str) -> Folder {
+    let folder = folder();
+    edit(
+        &folder,
+        "  - { name: closed,",
+        "  - { name: sorted, model: m, strategy: { rag: { retriever: bm25, top_k: 1, rerank: { model: { llm: w }, candidates: 3 } } } }\n  - { name: closed,",
+    );
+    edit(&folder, "otherwise: 'Ada was born in Ashlode'", &format!("otherwise: '{says}'"));
+    folder
+}
+
+#[test]
+fn a_chat_model_sorts_passages_and_its_call_is_priced() {
+    let folder = sorting("{\"ranking\": [2, 1]}");
+    let finished = folder.run(&Options::default()).unwrap();
+    let sorted = find(&finished, "sorted", "a");
+    assert_eq!(documents(sorted), ["ada"]);
+    assert_eq!(sorted.verdicts["contains"].value(), Some(1.0));
+    assert_eq!((sorted.calls.len(), sorted.calls[0].kind), (1, CallKind::Rerank));
+    assert!(!sorted.calls[0].failed);
+    let (all, other) = (sorted.answer().unwrap().tokens_in, sorted.calls[0].tokens_in);
+    let cost = sorted.answer().unwrap().cost_usd.unwrap();
+    assert!((cost - f64::from(all - other) - 3.0 * f64::from(other)).abs() < 1e-9, "{cost}");
+    assert_eq!(documents(find(&finished, "sorted", "b")), ["mayor"]);
+    assert!(!finished.manifest.warnings.iter().any(|warning| warning.contains("sort passages")));
+    assert_eq!(folder.run(&Options::default()).unwrap().answered_now, 0);
+}
+
+#[test]
+fn a_reply_without_an_order_keeps_the_search_s_and_is_counted() {
+    let finished = sorting("the second one").run(&Options::default()).unwrap();
+    let sorted = find(&finished, "sorted", "a");
+    assert_eq!(documents(sorted), ["mayor"]);
+    assert!(sorted.calls[0].failed && matches!(sorted.outcome, Outcome::Answered(_)));
+    let warning = "set `s`, arm `sorted`: 2 of 2 replies that were to sort passages hold no order; those passages stayed as the search ranked them";
+    assert!(finished.manifest.warnings.contains(&warning.to_owned()));
+}
+
 #[test]
 fn controls_are_ordinary_arms() {
     let finished = folder().run(&Options::default()).unwrap();
