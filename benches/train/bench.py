@@ -35,10 +35,10 @@ ALONE = {
 }
 # Floors that this script does not measure, so that none is forgotten; README.md says why.
 ELSEWHERE = [
+    # `viggo.py` measures these, and `ladder.py` adds `ladder_*`.
     ("viggo_2_epochs_time", "s", 45 * 60, False),
     ("viggo_exact_match", "share", None, True),
     ("viggo_attribute_f1", "share", None, True),
-    ("ladder_head_last2_lora_qlora_full", "s and bytes", None, False),
     ("cuda_1b_tokens_per_second", "tokens/s", None, True),
 ]
 
