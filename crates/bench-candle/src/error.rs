@@ -105,6 +105,11 @@ pub enum TrainError {
 
 impl From<TrainError> for BackendError {
     fn from(error: TrainError) -> Self {
-        Self::fatal("candle", error)
+        // Another learning rate may do: a sweep goes on.
+        if matches!(error, TrainError::NotFinite { .. }) {
+            Self::rejected("candle", error)
+        } else {
+            Self::fatal("candle", error)
+        }
     }
 }

@@ -110,6 +110,12 @@ pub fn train_plan(job: &TrainJob) -> Result<TrainEstimate, TrainError> {
     })
 }
 
+/// What the program says of a job when so many bytes of memory are free.
+#[cfg(test)]
+pub(crate) fn refused_for_memory(job: &TrainJob, available: u64) -> Option<String> {
+    Plan::new(job).ok()?.fits(available).err().map(|error| error.to_string())
+}
+
 /// A job with everything read that it depends on.
 struct Plan<'a> {
     job: &'a TrainJob,
@@ -236,7 +242,10 @@ impl<'a> Plan<'a> {
 
     /// Refuses a job that the machine has no memory for, with a setting that fits where one does.
     fn check_memory(&self) -> Result<(), TrainError> {
-        let Some(available) = available_memory_bytes() else { return Ok(()) };
+        available_memory_bytes().map_or(Ok(()), |available| self.fits(available))
+    }
+
+    fn fits(&self, available: u64) -> Result<(), TrainError> {
         let settings = &self.job.settings;
         let needed = self.peak_memory_bytes(settings);
         if needed <= available {

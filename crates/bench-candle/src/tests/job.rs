@@ -13,6 +13,7 @@ use bench_core::spec::{
 use fs_err as fs;
 
 use super::fixture::{EOS, Fixture, examples, settings};
+use crate::trainer::refused_for_memory;
 use crate::{CandleTrainer, merge, train_plan};
 
 fn train(job: &TrainJob) -> TrainOutcome {
@@ -614,4 +615,56 @@ fn two_trainings_into_one_folder_are_told_apart() {
         })
         .unwrap();
     assert!(inner.unwrap().contains("another process is training"));
+}
+
+#[test]
+fn a_job_that_does_not_fit_is_refused_with_a_setting_that_would() {
+    let fixture = Fixture::new("llama");
+    let wide = Finetune { micro_batch_size: 32, ..settings() };
+    let memory = |settings: Finetune| {
+        train_plan(&fixture.job("plan", examples(64), settings)).unwrap().peak_memory_bytes
+    };
+    let refusal = |settings: Finetune, available: u64| {
+        refused_for_memory(&fixture.job("plan", examples(64), settings), available)
+    };
+    assert_eq!(refusal(wide.clone(), memory(wide.clone())), None);
+    let checkpointing = Finetune { gradient_checkpointing: true, ..wide.clone() };
+    let said = refusal(wide.clone(), memory(checkpointing.clone())).unwrap();
+    assert!(said.contains("`gradient_checkpointing: true` would fit"), "{said}");
+    let one_row =
+        Finetune { micro_batch_size: 1, gradient_accumulation_steps: 32, ..checkpointing };
+    let said = refusal(wide.clone(), memory(one_row)).unwrap();
+    assert!(said.contains("`micro_batch_size: 1`"), "{said}");
+    assert!(said.contains("`gradient_accumulation_steps: 32` would fit"), "{said}");
+    let said = refusal(wide.clone(), 1).unwrap();
+    assert!(said.contains("0 MiB are free: choose a smaller model"), "{said}");
+    let full = Finetune { method: Method::Full, ..wide };
+    let said = refusal(full, 1).unwrap();
+    assert!(said.contains("choose `method: lora`, or a smaller model"), "{said}");
+}
+
+#[test]
+fn a_base_with_another_tokenizer_is_refused() {
+    let fixture = Fixture::new("llama");
+    let path = fixture.base.path.join("tokenizer.json");
+    let text = fs::read_to_string(&path).unwrap();
+    let mut tokenizer: serde_json::Value = serde_json::from_str(&text).unwrap();
+    // The same words under numbers that the weights do not have.
+    for id in tokenizer["model"]["vocab"].as_object_mut().unwrap().values_mut() {
+        *id = serde_json::json!(id.as_u64().unwrap() + 10_000);
+    }
+    fs::write(&path, tokenizer.to_string()).unwrap();
+    let job = fixture.job("adapter", examples(3), settings());
+    refused(&job, "tokenizer and weights do not belong together");
+}
+
+#[test]
+fn an_adapter_of_another_base_is_not_probed() {
+    let fixture = Fixture::new("llama");
+    let job = fixture.job("adapter", examples(3), settings());
+    train(&job);
+    let other = ModelFolder { digest: "another".into(), ..job.base.clone() };
+    let rows = probe_rows(&job.examples);
+    let error = CandleTrainer::default().probe(&other, Some(&job.output), &rows).unwrap_err();
+    assert!(error.chain().contains("an adapter of another base model"), "{}", error.chain());
 }
