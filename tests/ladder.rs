@@ -168,3 +168,109 @@ compare: {{ baseline: zero_shot }}
         assert!(check["max_nll_difference"].as_f64().unwrap() < 1e-3, "{check}");
     }
 }
+
+/// A toy experiment with one fine-tuned arm.
+fn toy(finetune: &str) -> Scratch {
+    let scratch = Scratch::new();
+    write_model(&scratch.path().join("toy"));
+    scratch.write(
+        "x.yaml",
+        &format!(
+            "version: 1
+models: {{ m: {{ path: toy }} }}
+eval_sets:
+  - {{ name: forms, path: forms.jsonl, train: train.jsonl, scorers: [exact_match], limit: 1, max_tokens: 8 }}
+arms:
+  - {{ name: lora, model: m, strategy: {{ finetune: {{ num_epochs: 1, sequence_len: 128, micro_batch_size: 2, {finetune} }} }} }}
+compare: {{ baseline: lora }}
+"
+        ),
+    );
+    scratch
+}
+
+#[test]
+fn what_cannot_be_trained_is_refused_by_name() {
+    for (finetune, code, expect) in [
+        (
+            "lora_r: 4, target_modules: [qkv_proj]",
+            3,
+            "`target_modules` takes `q_proj`, `k_proj`, `v_proj`",
+        ),
+        ("lora_r: 64", 3, "`lora_r` is 64, and `k_proj` allows 1 to 16"),
+        ("lora_r: 0", 2, "`lora_r` cannot train"),
+        ("lora_alpha: 8", 2, "`lora_alpha` without `lora_r`"),
+        (
+            "lora_r: 4, sequence_len: 8",
+            3,
+            "none of the 6 training rows fits into `sequence_len: 8`",
+        ),
+        (
+            "lora_r: 4, learning_rate: 1.0e30, num_epochs: 20, max_grad_norm: 0",
+            3,
+            "lower `learning_rate`",
+        ),
+    ] {
+        // The key stands once: what is under test takes the place of the toy's own.
+        let scratch = toy(finetune);
+        for key in ["sequence_len: 128, ", "num_epochs: 1, "] {
+            let name = key.split(':').next().unwrap();
+            if finetune.contains(&format!("{name}:")) {
+                scratch.edit(key, "");
+            }
+        }
+        let ran = scratch.bench(&["run", "x.yaml"]);
+        assert_eq!(ran.code, Some(code), "{finetune}: {ran:#?}");
+        let said = ran.err.split_whitespace().collect::<Vec<_>>().join(" ").replace("│ ", "");
+        assert!(said.contains(expect), "{finetune}: {said}");
+    }
+    let scratch = toy("lora_r: 4");
+    scratch.write(
+        "train.jsonl",
+        "{\"input\":\"a\",\"reference\":\"b\"}\n{\"input\":\"c\",\"reference\":\" \"}\n",
+    );
+    let ran = scratch.bench(&["run", "x.yaml"]);
+    assert_eq!(ran.code, Some(2), "{ran:#?}");
+    let said = ran.err.split_whitespace().collect::<Vec<_>>().join(" ").replace("│ ", "");
+    assert!(said.contains("train.jsonl, line 2"), "{said}");
+}
+
+#[test]
+fn a_curve_and_a_sweep_of_real_trainings_go_from_file_to_report() {
+    let scratch = toy("lora_r: 4, learning_rate: 1.0e-2, train_sizes: [2, 4, 6]");
+    let rows = |what: &str| -> String {
+        (0..3)
+            .map(|i| {
+                format!(
+                    "{{\"id\":\"{what}{i}\",\"input\":\"{what} {i}\",\"reference\":\"said {i}\"}}\n"
+                )
+            })
+            .collect::<Vec<_>>()
+            .concat()
+    };
+    scratch.write("dev.jsonl", &rows("dev"));
+    scratch.edit("train: train.jsonl", "train: train.jsonl, dev: dev.jsonl");
+    scratch.edit(
+        "compare:",
+        "  - { name: swept, model: m, strategy: { finetune: { num_epochs: 1, sequence_len: 128, micro_batch_size: 2, sweep: { learning_rate: [1.0e-3, 1.0e-2], lora_r: [2, 4] } } } }
+tune: { budget: 40000 }
+compare:",
+    );
+    let ran = scratch.bench(&["run", "x.yaml"]);
+    assert_eq!(ran.code, Some(0), "{ran:#?}");
+    assert!(ran.err.contains("trained lora on forms (seed 0)"), "{}", ran.err);
+    let manifest: Value = serde_json::from_slice(&scratch.read("reports/x/manifest.json")).unwrap();
+    let training = manifest["training"].as_array().unwrap();
+    let rows: Vec<u64> = training.iter().map(|entry| entry["rows"].as_u64().unwrap()).collect();
+    assert_eq!(rows, [6, 6, 2, 4]);
+    assert!(training.iter().all(|entry| entry["adapter_bytes"].as_u64().unwrap() > 1000));
+    let tuning = &manifest["tuning"][0];
+    assert_eq!(tuning["candidates"].as_array().unwrap().len(), 4);
+    let number = |key: &str| tuning[key].as_u64().unwrap();
+    let passes = number("tokens_in") + number("tokens_out") + 3 * number("tokens_trained");
+    assert!(number("tokens_trained") > 0 && passes <= number("budget"), "{tuning}");
+    let curve = String::from_utf8(scratch.read("reports/x/tables/learning_curve.csv")).unwrap();
+    assert_eq!(curve.lines().count(), 4, "{curve}");
+    let page = String::from_utf8(scratch.read("reports/x/report.md")).unwrap();
+    assert!(page.contains("Unequal effort"), "{page}");
+}

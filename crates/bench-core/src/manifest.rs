@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::{IndexInfo, TrainOutcome};
-use crate::spec::{Experiment, ProposeFrom};
+use crate::spec::{Effort, Experiment, ProposeFrom};
 
 /// The `manifest.json` of a report. With the records it is all that a report is made from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -50,7 +50,7 @@ pub struct Manifest {
     pub tuning: Vec<TuningEntry>,
 }
 
-/// How the prompt of one arm on one set was chosen.
+/// How the prompt, or other settings, of one arm on one set were chosen.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TuningEntry {
     /// The arm.
@@ -61,7 +61,7 @@ pub struct TuningEntry {
     pub metric: String,
     /// Dev samples there are.
     pub dev_samples: u64,
-    /// Every prompt that was tried, in the order in which they were given and written.
+    /// Everything that was tried, in the order in which it was given and written.
     pub candidates: Vec<PromptCandidate>,
     /// Position of the one that was chosen.
     pub chosen: u64,
@@ -73,9 +73,49 @@ pub struct TuningEntry {
     pub tokens_in: u64,
     /// Tokens they generated.
     pub tokens_out: u64,
+    /// What was chosen.
+    #[serde(default)]
+    pub kind: TuningKind,
+    /// Tokens that trials were trained on, all epochs.
+    #[serde(default)]
+    pub tokens_trained: u64,
+    /// What choosing was allowed to cost, in token passes; absent where answers were counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<u64>,
 }
 
-/// One prompt that was tried.
+impl TuningEntry {
+    /// Token passes that choosing took, see [`Effort`].
+    pub fn passes(&self) -> u64 {
+        self.tokens_in + self.tokens_out + Effort::PASSES_PER_TRAINED_TOKEN * self.tokens_trained
+    }
+}
+
+/// What was chosen on dev samples.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TuningKind {
+    /// A prompt.
+    #[default]
+    Prompt,
+    /// Settings of retrieval.
+    Retrieval,
+    /// Settings of fine-tuning.
+    Finetune,
+}
+
+impl TuningKind {
+    /// The strategy's name in an experiment.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Prompt => "prompt",
+            Self::Retrieval => "rag",
+            Self::Finetune => "finetune",
+        }
+    }
+}
+
+/// One prompt, or one choice of settings, that was tried.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PromptCandidate {
     /// Who wrote it.
@@ -86,6 +126,9 @@ pub struct PromptCandidate {
     pub user: String,
     /// Its score on the dev samples of each rung that it entered.
     pub rungs: Vec<RungScore>,
+    /// The settings that make it up, for a reader; empty for a prompt.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub settings: String,
 }
 
 /// Who wrote a prompt.
@@ -119,6 +162,9 @@ pub struct RungScore {
     pub samples: u64,
     /// Its mean score on those that were scored; `None` where none was.
     pub value: Option<f64>,
+    /// Rows it was trained on, where it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<u64>,
 }
 
 impl Manifest {
@@ -167,6 +213,13 @@ pub struct TrainingEntry {
     pub rows: u64,
     /// What came out.
     pub outcome: TrainOutcome,
+    /// Bytes of what is served: the adapter, or the whole model; 0 where nobody has looked.
+    #[serde(default)]
+    pub adapter_bytes: u64,
+    /// Joules that the machine's processors took meanwhile, whatever else ran on them; absent where
+    /// the machine does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub energy_joules: Option<f64>,
     /// How the classifier of a `features` arm was fitted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classifier: Option<ClassifierEntry>,

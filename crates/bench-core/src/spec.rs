@@ -17,6 +17,7 @@ mod prices;
 mod problem;
 mod prompting;
 mod resolve;
+mod tuning;
 
 pub use calibration::{Calibration, Labelled, parse_calibration};
 pub use check::parse;
@@ -27,6 +28,7 @@ pub use prompting::{
     Select, SelfConsistency, Tune,
 };
 pub use resolve::{ArmPlan, resolve};
+pub use tuning::{Effort, FinetuneSweep, RagSweep, SettingsTrial};
 
 /// A whole experiment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -70,6 +72,9 @@ pub struct Experiment {
     /// Conditions on the result; a failed one makes the run exit with 100.
     #[serde(default)]
     pub gates: Vec<Gate>,
+    /// What choosing settings on dev samples may cost, the same for every arm that does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tune: Option<Effort>,
     /// What `bench retrieve sweep` tries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sweep: Option<Sweep>,
@@ -455,6 +460,10 @@ pub struct Rag {
     pub abstain: Option<String>,
     /// Say that passages are quotations and that nothing they ask for is to be done.
     pub guard: bool,
+    /// Settings that are chosen on dev samples by the answers they lead to, within the experiment's
+    /// `tune.budget`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sweep: Option<Box<RagSweep>>,
 }
 
 impl Default for Rag {
@@ -484,6 +493,7 @@ impl Default for Rag {
             citations: false,
             abstain: None,
             guard: false,
+            sweep: None,
         }
     }
 }
@@ -866,6 +876,9 @@ pub struct Finetune {
     /// are among those of every larger one. Every other table has the arm with the largest.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub train_sizes: Vec<u32>,
+    /// Settings that are chosen on dev samples, within the experiment's `tune.budget`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sweep: Option<Box<FinetuneSweep>>,
     /// Training seeds; each trains an adapter of its own.
     pub seeds: Vec<u64>,
     /// Train on prompts with passages, as they will be served.
@@ -948,6 +961,7 @@ impl Default for Finetune {
             load_best_model_at_end: false,
             limit: None,
             train_sizes: Vec::new(),
+            sweep: None,
             seeds: vec![0],
             raft: None,
             mix: None,

@@ -328,6 +328,7 @@ fn section(evaluation: &Evaluation<'_>, set: &SetResult<'_>, mut charts: Vec<&Ch
         );
     }
     section.notes.extend(self::judging::note(evaluation, set));
+    section.notes.extend(prompting::effort_note(evaluation, set));
     let mut part = |grid: Grid, kinds: &[&str]| {
         let (own, others): (Vec<&Chart>, Vec<&Chart>) =
             std::mem::take(&mut charts).into_iter().partition(|c| kinds.contains(&c.kind));
@@ -353,6 +354,7 @@ fn section(evaluation: &Evaluation<'_>, set: &SetResult<'_>, mut charts: Vec<&Ch
         part(slice_grid(evaluation, set, primary), &["slices"]),
         part(pairs(evaluation, set, primary), &[]),
         part(prompting::tuning_grid(evaluation, set), &[]),
+        part(prompting::effort_grid(evaluation, set), &[]),
         part(prompting::budget_grid(set), &["tokens"]),
         part(agreement_grid(evaluation, set), &["judge_confusion"]),
         part(card, &["judge_consistency"]),
@@ -995,8 +997,11 @@ fn arms(evaluation: &Evaluation<'_>) -> Grid {
     let columns = grid.columns.len();
     let arms = evaluation.manifest.experiment.arms.iter().zip(&evaluation.plans);
     for (position, (arm, plan)) in arms.enumerate() {
-        let mut row =
-            shown![plan.name.as_str(), plan.model.as_str(), strategy(&arm.strategy, plan)];
+        let mut row = shown![
+            plan.name.as_str(),
+            plan.model.as_str(),
+            [strategy(&arm.strategy, plan), prompting::chosen(evaluation, &plan.name)].concat()
+        ];
         row.extend(sets.iter().map(|(set, metric)| {
             // Of several training seeds, the one that enters the decision.
             let at = set.entrants.iter().copied().find(|&at| set.contenders[at].arm == position);
@@ -1127,6 +1132,8 @@ fn training(evaluation: &Evaluation<'_>) -> Grid {
             ">peak memory",
             ">final loss",
             ">validation loss",
+            ">served bytes",
+            ">energy",
         ],
     );
     for entry in &evaluation.manifest.training {
@@ -1153,6 +1160,12 @@ fn training(evaluation: &Evaluation<'_>) -> Grid {
             }),
             figure(last.map(|step| step.loss), number),
             figure(outcome.steps.iter().rev().find_map(|step| step.dev_loss), number),
+            figure(Some(entry.adapter_bytes as f64).filter(|bytes| *bytes > 0.0), |bytes| {
+                bytes.map_or("–".into(), |bytes| format!("{:.1} MB", bytes / 1e6))
+            }),
+            figure(entry.energy_joules, |joules| {
+                joules.map_or("–".into(), |joules| format!("{:.1} kJ", joules / 1e3))
+            }),
         ]);
         grid.rows.push(row);
     }

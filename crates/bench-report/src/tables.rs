@@ -68,6 +68,7 @@ pub(crate) fn files(
         ("break_even", break_evens(evaluation)),
         ("budgets", prompting::budget_table(evaluation)),
         ("tuning", prompting::tuning_table(evaluation)),
+        ("effort", prompting::effort_table(evaluation)),
         ("tokens", tokens(evaluation)),
         ("learning_curve", learning_curve(evaluation)),
         ("retention", retention_table(evaluation)),
@@ -484,6 +485,8 @@ fn training(evaluation: &Evaluation<'_>) -> Table {
         ("final_loss", Number),
         ("final_dev_loss", Number),
         ("adapter_digest", Text),
+        ("adapter_bytes", Count),
+        ("energy_joules", Number),
     ]);
     for entry in &evaluation.manifest.training {
         let outcome = &entry.outcome;
@@ -504,6 +507,8 @@ fn training(evaluation: &Evaluation<'_>) -> Table {
             last.map(|step| step.loss),
             outcome.steps.iter().rev().find_map(|step| step.dev_loss),
             outcome.digest.as_str(),
+            Some(entry.adapter_bytes).filter(|bytes| *bytes > 0),
+            entry.energy_joules,
         ]);
     }
     table

@@ -8,6 +8,7 @@ pub mod backends;
 pub mod calibrate;
 mod desk;
 mod endpoint;
+mod energy;
 mod features;
 mod likelihood;
 pub mod load;

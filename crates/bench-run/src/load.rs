@@ -568,14 +568,17 @@ impl Reader<'_> {
                 if plan.features.is_some() {
                     self.closed(arm, plan, set);
                 }
-                if plan.prompt.is_tuned() {
+                if plan.tuned() > 0 {
                     self.tunable(arm, plan, set);
                 }
                 if plan.finetune.as_ref().is_some_and(|finetune| finetune.raft.is_some()) {
                     self.trains_with_gold(arm, plan, set);
                 }
                 if let spec::Strategy::Finetune(finetune) = &experiment.arms[arm].strategy {
-                    self.sizes(arm, &finetune.train_sizes, set);
+                    self.sizes(arm, "train_sizes", &finetune.train_sizes, set);
+                    if let Some(sweep) = &finetune.sweep {
+                        self.sizes(arm, "sweep", &sweep.train_size, set);
+                    }
                 }
                 if let Some(prompt) = prompts.first() {
                     set.prompts.insert(plan.name.clone(), prompt.clone());
@@ -590,14 +593,17 @@ impl Reader<'_> {
     }
 
     /// A learning curve cannot have more rows than there are.
-    fn sizes(&mut self, arm: usize, sizes: &[u32], set: &LoadedSet) {
+    fn sizes(&mut self, arm: usize, key: &str, sizes: &[u32], set: &LoadedSet) {
+        if set.spec.adapters_of.is_some() {
+            return;
+        }
         let rows = set.train.as_ref().map_or(0, Vec::len);
         if let Some(size) = sizes.iter().find(|size| **size as usize > rows) {
             let message = format!(
-                "`train_sizes` asks for {size} rows, and set `{}` has {rows} training rows",
+                "`{key}` asks for {size} rows, and set `{}` has {rows} training rows",
                 set.spec.name
             );
-            let path = ["arms", &arm.to_string(), "strategy", "finetune", "train_sizes"];
+            let path = ["arms", &arm.to_string(), "strategy", "finetune", key];
             self.add(&path, message, "give numbers up to that, or more rows");
         }
     }
@@ -611,7 +617,7 @@ impl Reader<'_> {
             dev.iter().filter(|sample| eval.contains(&normal(&sample.input))).collect();
         if let Some(first) = shared.first() {
             let message = format!(
-                "arm `{}` chooses its prompt on the dev samples of set `{}`, and {} of them (`{}` is one) are eval samples too",
+                "arm `{}` chooses its settings on the dev samples of set `{}`, and {} of them (`{}` is one) are eval samples too",
                 plan.name,
                 set.spec.name,
                 shared.len(),

@@ -1,7 +1,7 @@
 //! Making every arm ready to answer: find its model, build its index, train its adapters.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bench_core::backend::{
@@ -12,17 +12,19 @@ use bench_core::dataset::TrainRow;
 use bench_core::digest;
 use bench_core::manifest::{IndexEntry, ModelEntry, TrainingEntry, TuningEntry};
 use bench_core::spec::{
-    Arm, ArmPlan, EmbedderSource, Features, Finetune, Mix, Objective, Raft, Rag, Rerank,
+    Arm, ArmPlan, Effort, EmbedderSource, Features, Finetune, Mix, Objective, Raft, Rag, Rerank,
+    SettingsTrial,
 };
 use regex::Regex;
 
 use crate::backends::{Backends, Place, ResolvedModel};
 use crate::desk::Desk;
 use crate::endpoint::check_schema;
+use crate::energy::Meter;
 use crate::features;
 use crate::load::{Loaded, LoadedSet, draw};
 use crate::prompt::{Fewshot, Layout, Passages, asked, needs_embedder, permutation};
-use crate::run::RunError;
+use crate::run::{RunError, peak_memory_bytes};
 use crate::score::{self, Scorer};
 use crate::search;
 use crate::store::State;
@@ -74,6 +76,14 @@ pub(crate) struct Prepared {
     pub(crate) tuning: Vec<TuningEntry>,
 }
 
+/// Settings that were chosen on dev samples.
+#[derive(Clone)]
+pub(crate) enum Chosen {
+    Finetune(Box<Finetune>),
+    /// The position among the trials.
+    Rag(usize),
+}
+
 /// Rows of the fairness check.
 const PROBE_ROWS: usize = 16;
 
@@ -87,6 +97,8 @@ pub(crate) struct Preparer<'a> {
     pub(crate) folder: PathBuf,
     pub(crate) indexes: BTreeMap<String, (Arc<dyn Retriever>, usize)>,
     pub(crate) trained: BTreeMap<String, (TrainOutcome, usize)>,
+    /// Settings that were chosen on dev samples, with how they were.
+    pub(crate) chosen: BTreeMap<String, (Chosen, TuningEntry)>,
     pub(crate) prepared: Prepared,
 }
 
@@ -113,6 +125,7 @@ impl<'a> Preparer<'a> {
             folder,
             indexes: BTreeMap::new(),
             trained: BTreeMap::new(),
+            chosen: BTreeMap::new(),
             prepared,
         }
     }
@@ -166,10 +179,19 @@ impl<'a> Preparer<'a> {
         let loaded = self.loaded;
         let plans: Vec<&ArmPlan> = loaded.plans.iter().filter(|plan| chosen(plan.arm())).collect();
         for (index, set) in loaded.sets.iter().enumerate() {
-            for plan in plans.iter().filter(|plan| plan.sets.contains(&set.spec.name)) {
-                let arm = self.arm(index, set, plan, desk)?;
-                self.prepared.arms.push(arm);
+            let of_set = plans.iter().enumerate();
+            let mut of_set: Vec<(usize, &&ArmPlan)> =
+                of_set.filter(|(_, plan)| plan.sets.contains(&set.spec.name)).collect();
+            // A composition takes the settings that its part has found.
+            let waits =
+                |plan: &ArmPlan| plan.tuned() > 0 && plan.rag.is_some() && plan.finetune.is_some();
+            of_set.sort_by_key(|(_, plan)| waits(plan));
+            let mut arms = Vec::new();
+            for (place, plan) in of_set {
+                arms.push((place, self.arm(index, set, plan, desk)?));
             }
+            arms.sort_by_key(|(place, _)| *place);
+            self.prepared.arms.extend(arms.into_iter().map(|(_, arm)| arm));
         }
         Ok(self.prepared)
     }
@@ -214,6 +236,8 @@ impl<'a> Preparer<'a> {
                 rows,
                 outcome,
                 classifier: Some(fitted.entry),
+                adapter_bytes: 0,
+                energy_joules: None,
             }),
         }
         let layout = Layout {
@@ -275,23 +299,38 @@ impl<'a> Preparer<'a> {
         } else {
             None
         };
-        let passages = match &plan.rag {
-            Some(rag) => Some(self.passages(set, plan, rag, desk)?),
-            None => None,
-        };
+        let mut plan = plan.clone();
+        let mut tried: Vec<SettingsTrial<Rag>> = Vec::new();
+        let mut passages = Vec::new();
+        if let Some(rag) = &plan.rag {
+            tried = match &rag.sweep {
+                Some(sweep) => sweep.trials(rag, seed),
+                None => vec![SettingsTrial { label: String::new(), settings: rag.clone() }],
+            };
+            for trial in &tried {
+                passages.push(self.passages(set, &plan, &trial.settings, desk)?);
+            }
+        }
         let counter = self.backends.counter(&model)?;
         let template = set.prompts[&plan.name].clone();
         let max_tokens = set.spec.max_tokens.unwrap_or(self.loaded.experiment.generate.max_tokens);
         let lead = if plan.prompt.chain_of_thought { "Answer: " } else { "" };
         let training = set.training_prompts.get(&plan.name).cloned();
-        let mut layout =
-            Layout { template, training, fewshot, passages, counter, max_tokens, lead };
-        self.budget(plan, &layout);
+        let mut layout = Layout {
+            template,
+            training,
+            fewshot,
+            passages: passages.first().cloned(),
+            counter,
+            max_tokens,
+            lead,
+        };
+        self.budget(&plan, &layout);
         for sample in &set.samples {
             layout.check_examples(&plan.name, sample)?;
         }
         layout.check_corpus(&plan.name, &set.samples)?;
-        if self.language(set, plan, &model)? {
+        if self.language(set, &plan, &model)? {
             check_schema(&model, (&set.spec.name, &plan.name), desk)?;
         }
         let final_answer = plan.prompt.final_answer_pattern().map(Regex::new).transpose();
@@ -316,34 +355,50 @@ impl<'a> Preparer<'a> {
             })?;
             check_schema(&sorter, (&set.spec.name, &plan.name), desk)?;
         }
-        if plan.prompt.is_tuned() {
+        if plan.tuned() > 0 {
+            let declared = plan.clone();
             let writer =
                 helper(plan.prompt.propose.as_ref().and_then(|propose| propose.model.as_deref()));
+            // What one arm chooses, all of its kinds together, is within one budget.
+            let effort = self.loaded.experiment.tune.clone();
+            let effort =
+                effort.map(|one| Effort { budget: one.budget / plan.tuned() as u64, ..one });
             let tuner = Tuner {
-                plan,
+                plan: &declared,
                 set,
                 model: &model,
                 asker: &asker,
                 sorter: &sorter,
                 writer: &writer,
-                scorer: self.tuning_scorer(set, plan)?,
+                scorer: self.tuning_scorer(set, &plan)?,
                 final_answer: final_answer.as_ref(),
-                request: self.loaded.request(plan, max_tokens),
+                request: self.loaded.request(&plan, max_tokens),
                 seed,
+                effort,
             };
-            let entry = tuner.choose(&set.candidates[&plan.name], &mut layout, desk)?;
-            self.prepared.tuning.push(entry);
-            // Rows are written with the prompt that was chosen, unless they have one of their own.
-            if plan.finetune.as_ref().is_some_and(|finetune| finetune.template.is_none()) {
-                layout.training = Some(layout.template.clone());
+            if tried.len() > 1 {
+                plan.rag = Some(self.best_rag(&tuner, &tried, &passages, &mut layout, desk)?);
+            }
+            if plan.prompt.is_tuned() {
+                let entry = tuner.choose(&set.candidates[&plan.name], &mut layout, desk)?;
+                self.prepared.tuning.push(entry);
+                // Rows are written with the prompt that was chosen, unless they have one of their own.
+                if plan.finetune.as_ref().is_some_and(|finetune| finetune.template.is_none()) {
+                    layout.training = Some(layout.template.clone());
+                }
+            }
+            // A set that borrows adapters takes them as they are.
+            let own = set.spec.adapters_of.is_none();
+            let swept = plan.finetune.as_ref().filter(|one| own && one.sweep.is_some());
+            if let Some(finetune) = swept {
+                plan.finetune = Some(self.best_finetune(&tuner, finetune, &mut layout, desk)?);
             }
         }
         let adapters = match (&plan.finetune, &set.spec.adapters_of) {
-            (Some(_), Some(other)) => self.borrowed(set, plan, other),
-            (Some(finetune), None) => self.adapters(set, plan, finetune, &model, &layout, desk)?,
+            (Some(_), Some(other)) => self.borrowed(set, &plan, other),
+            (Some(finetune), None) => self.adapters(set, &plan, finetune, &model, &layout, desk)?,
             (None, _) => vec![None],
         };
-        let plan = plan.clone();
         Ok(PreparedArm { plan, set: index, model, asker, sorter, layout, adapters, final_answer })
     }
 
@@ -366,8 +421,9 @@ impl<'a> Preparer<'a> {
         set: &LoadedSet,
         plan: &ArmPlan,
     ) -> Result<Box<dyn Scorer>, RunError> {
-        let tune = plan.prompt.tune.clone().unwrap_or_default();
-        let spec = tune::metric(&tune, &set.spec.scorers)?;
+        let own = plan.prompt.tune.as_ref().and_then(|tune| tune.metric.as_deref());
+        let shared = self.loaded.experiment.tune.as_ref().and_then(|tune| tune.metric.as_deref());
+        let spec = tune::metric(own.or(shared), &set.spec.scorers)?;
         let embedder = match spec {
             bench_core::spec::Scorer::EmbeddingSimilarity {} => Some(self.embedder()?),
             _ => None,
@@ -439,7 +495,10 @@ impl<'a> Preparer<'a> {
             search::search(name, &documents, rag, embedder, &folder, self.backends, self.progress)?;
         let key = search.key.clone();
         if let Some((retriever, entry)) = self.indexes.get(&key) {
-            self.prepared.indexes[*entry].arms.push(plan.name.clone());
+            let arms = &mut self.prepared.indexes[*entry].arms;
+            if !arms.contains(&plan.name) {
+                arms.push(plan.name.clone());
+            }
             return Ok(Passages {
                 settings: rag.clone(),
                 retriever: Arc::clone(retriever),
@@ -478,19 +537,12 @@ impl<'a> Preparer<'a> {
         let trainer = self.backends.trainer(model)?;
         let mut adapters = Vec::new();
         for &seed in &settings.seeds {
-            let Lesson { examples, dev, probes } = match &settings.mix {
+            let learnt = match &settings.mix {
                 Some(mix) => self.mixed(plan, settings, mix, seed)?,
                 None => lesson(set, settings, layout, seed)?,
             };
-            let one = Finetune {
-                seeds: vec![seed],
-                limit: None,
-                template: None,
-                system: None,
-                raft: None,
-                ..settings.clone()
-            };
-            let key = digest::of_json(&(&base.digest, &one, seed, &examples, &dev));
+            let (key, one) = training_key(&base, settings, seed, &learnt);
+            let Lesson { examples, dev, probes } = learnt;
             let found = self.trained.get(&key).cloned();
             let (outcome, entry) = if let Some(found) = found {
                 found
@@ -499,9 +551,13 @@ impl<'a> Preparer<'a> {
                 let base = base.clone();
                 let rows = examples.len() as u64;
                 let job = TrainJob { base, examples, dev, settings: one, seed, output };
+                let was_there = job.output.exists();
                 let outcome = self.train(&job, trainer.as_ref(), set, plan, desk)?;
+                let trained_now = !was_there;
                 let set = set.spec.name.clone();
                 let arms = Vec::new();
+                let adapter_bytes = bytes_of(&outcome.adapter);
+                let energy_joules = desk.store.state.energy.get(&outcome.digest).copied();
                 let entry = TrainingEntry {
                     arms,
                     set,
@@ -509,7 +565,12 @@ impl<'a> Preparer<'a> {
                     rows,
                     outcome: outcome.clone(),
                     classifier: None,
+                    adapter_bytes,
+                    energy_joules,
                 };
+                if trained_now {
+                    self.progress.say(&summary(&plan.name, &entry));
+                }
                 self.prepared.training.push(entry);
                 let found = (outcome, self.prepared.training.len() - 1);
                 self.trained.insert(key, found.clone());
@@ -629,7 +690,7 @@ impl<'a> Preparer<'a> {
         training.len() - 1
     }
 
-    fn train(
+    pub(crate) fn train(
         &self,
         job: &TrainJob,
         trainer: &dyn Trainer,
@@ -645,19 +706,65 @@ impl<'a> Preparer<'a> {
             job.seed
         );
         let started = std::time::Instant::now();
+        let meter = Meter::start();
+        let was_there = job.output.exists();
         let mut task = None;
         let outcome = trainer.train(job, &mut |step| {
             let task = task
                 .get_or_insert_with(|| self.progress.begin(Stage::Train, &what, step.total_steps));
             let dev = step.dev_loss.map_or_else(String::new, |loss| format!(", dev {loss:.3}"));
-            let note =
-                format!("loss {:.3}{dev}, {:.0} tokens/s", step.loss, step.tokens_per_second);
+            let note = format!(
+                "loss {:.3}{dev}, {:.0} tokens/s, {:.2} GiB",
+                step.loss,
+                step.tokens_per_second,
+                gibibytes(peak_memory_bytes())
+            );
             task.advance(step.step, &note);
         })?;
         drop(task);
+        if let Some(joules) = meter.joules().filter(|_| !was_there) {
+            // Of attempts that were interrupted only the last one is known.
+            desk.store.state.energy.insert(outcome.digest.clone(), joules);
+        }
         add_seconds(&mut desk.store.state, "train", started.elapsed().as_secs_f64());
         Ok(outcome)
     }
+}
+
+fn gibibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 30)
+}
+
+/// Bytes of what is served in a folder: weights, and nothing that tells of the training.
+fn bytes_of(folder: &Path) -> u64 {
+    let files = fs_err::read_dir(folder).into_iter().flatten().flatten();
+    files
+        .filter(|file| {
+            let name = file.file_name();
+            Path::new(&name).extension().is_some_and(|end| end == "safetensors")
+        })
+        .filter_map(|file| Some(file.metadata().ok()?.len()))
+        .sum()
+}
+
+/// What a training made and took, in a line.
+fn summary(arm: &str, entry: &TrainingEntry) -> String {
+    let outcome = &entry.outcome;
+    let share = outcome.trainable_parameters as f64 / outcome.total_parameters.max(1) as f64;
+    let energy = entry.energy_joules.map_or_else(String::new, |joules| {
+        format!(", {:.1} kJ by the processor's counters", joules / 1e3)
+    });
+    format!(
+        "trained {arm} on {} (seed {}): {} of {} parameters ({:.2} %), {:.1} MB, {:.0} s, peak memory {:.2} GiB{energy}",
+        entry.set,
+        entry.seed,
+        outcome.trainable_parameters,
+        outcome.total_parameters,
+        100.0 * share,
+        entry.adapter_bytes as f64 / 1e6,
+        outcome.seconds,
+        gibibytes(outcome.peak_memory_bytes),
+    )
 }
 
 pub(crate) fn add_seconds(state: &mut State, stage: &str, seconds: f64) {
@@ -713,14 +820,33 @@ fn dev_examples(
 
 /// What one training run learns, and how it is checked.
 #[derive(Default)]
-struct Lesson {
-    examples: Vec<TrainExample>,
-    dev: Vec<TrainExample>,
+pub(crate) struct Lesson {
+    pub(crate) examples: Vec<TrainExample>,
+    pub(crate) dev: Vec<TrainExample>,
     probes: Vec<ProbeRow>,
 }
 
+/// What tells a training from others, and its settings without those that its rows show already.
+pub(crate) fn training_key(
+    base: &ModelFolder,
+    settings: &Finetune,
+    seed: u64,
+    lesson: &Lesson,
+) -> (String, Finetune) {
+    let one = Finetune {
+        seeds: vec![seed],
+        limit: None,
+        template: None,
+        system: None,
+        raft: None,
+        sweep: None,
+        ..settings.clone()
+    };
+    (digest::of_json(&(&base.digest, &one, seed, &lesson.examples, &lesson.dev)), one)
+}
+
 /// The rows of one set.
-fn lesson(
+pub(crate) fn lesson(
     set: &LoadedSet,
     settings: &Finetune,
     layout: &Layout,

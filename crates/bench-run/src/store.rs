@@ -41,6 +41,8 @@ pub struct State {
     pub parity: BTreeMap<String, ParityEntry>,
     /// What each judge took, by its name.
     pub judging: BTreeMap<String, JudgingEntry>,
+    /// Joules of each training, by the digest of what it made.
+    pub energy: BTreeMap<String, f64>,
 }
 
 /// The run folder cannot be used.

@@ -1,17 +1,17 @@
-//! Hard prompt tuning: the best of several prompts on the dev samples, by successive halving
-//! (Jamieson and Talwalkar 2016). The eval samples are not looked at.
+//! Tuning: the best of several prompts, retrieval settings or trainings on the dev samples, by
+//! successive halving (Jamieson and Talwalkar 2016). The eval samples are not looked at.
 //!
 //! Every answer is kept like any other, so that tuning goes on after a kill and a second run asks
 //! nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bench_core::backend::{BackendError, Request};
 use bench_core::dataset::Sample;
 use bench_core::digest;
-use bench_core::manifest::{Origin, PromptCandidate, RungScore, TuningEntry};
+use bench_core::manifest::{Origin, PromptCandidate, RungScore, TuningEntry, TuningKind};
 use bench_core::record::Outcome;
-use bench_core::spec::{ArmPlan, Propose, ProposeFrom, Tune};
+use bench_core::spec::{ArmPlan, Effort, Propose, ProposeFrom, Tune};
 use bench_core::template::{Example, PromptTemplate};
 use regex::Regex;
 
@@ -19,14 +19,19 @@ use crate::answer::assemble;
 use crate::backends::ResolvedModel;
 use crate::desk::{Call, Desk, LayJob, lay_all};
 use crate::load::LoadedSet;
-use crate::prompt::{Layout, asked, examples};
+use crate::prepare::Adapter;
+use crate::prompt::{Layout, Passages, asked, examples};
 use crate::run::RunError;
 use crate::score::Scorer;
 
 mod propose;
+mod trials;
 
 /// Dev answers of the first prompt that `failures` looks at.
 const LOOKED_AT: usize = 16;
+
+/// Dev answers that tell what an answer takes.
+const LOOKED_AT_FIRST: usize = 4;
 
 /// What tuning one arm on one set needs.
 pub(crate) struct Tuner<'a> {
@@ -43,6 +48,89 @@ pub(crate) struct Tuner<'a> {
     /// Temperature, nucleus and stop strings of the arm's answers.
     pub(crate) request: Request,
     pub(crate) seed: u64,
+    /// What choosing may cost, where the experiment says it for all arms.
+    pub(crate) effort: Option<Effort>,
+}
+
+/// What is tried.
+pub(crate) enum Variant {
+    /// Another prompt.
+    Prompt(PromptTemplate),
+    /// Other passages.
+    Retrieval(Box<Passages>),
+    /// Another training.
+    Trained(Adapter),
+}
+
+impl Variant {
+    /// Makes the layout its own, and gives the adapter that answers.
+    fn apply(&self, layout: &mut Layout) -> Option<&Adapter> {
+        match self {
+            Self::Prompt(prompt) => layout.template = prompt.clone(),
+            Self::Retrieval(passages) => layout.passages = Some((**passages).clone()),
+            Self::Trained(adapter) => return Some(adapter),
+        }
+        None
+    }
+}
+
+/// What choosing took so far.
+#[derive(Default)]
+pub(crate) struct Spent {
+    /// Calls.
+    keys: BTreeSet<String>,
+    /// Tokens of each training, by its key.
+    trained: BTreeMap<String, u64>,
+}
+
+impl Spent {
+    /// Token passes, see [`Effort`].
+    fn passes(&self, desk: &Desk<'_>) -> u64 {
+        let (tokens_in, tokens_out) = tokens(desk, &self.keys);
+        let trained: u64 = self.trained.values().sum();
+        tokens_in + tokens_out + Effort::PASSES_PER_TRAINED_TOKEN * trained
+    }
+}
+
+/// The one that was chosen, and the scores of all, rung by rung.
+type Halved = (usize, Vec<Vec<RungScore>>);
+
+/// Successive halving: `score` gives, for a rung of so many, the scores of those that are left.
+fn halve(
+    candidates: usize,
+    rungs: u32,
+    mut score: impl FnMut(usize, usize, &[usize]) -> Result<Vec<RungScore>, RunError>,
+) -> Result<Halved, RunError> {
+    let keeps = ladder(candidates, rungs);
+    let mut scores: Vec<Vec<RungScore>> = vec![Vec::new(); candidates];
+    let mut alive: Vec<usize> = (0..candidates).collect();
+    for (rung, &keep) in keeps.iter().enumerate() {
+        let found = score(rung, keeps.len(), &alive)?;
+        for (&at, score) in alive.iter().zip(found) {
+            scores[at].push(score);
+        }
+        let value = |at: usize| {
+            scores[at].last().and_then(|score| score.value).unwrap_or(f64::NEG_INFINITY)
+        };
+        alive.sort_by(|&a, &b| value(b).total_cmp(&value(a)).then(a.cmp(&b)));
+        alive.truncate(keep);
+    }
+    Ok((alive[0], scores))
+}
+
+/// How many stay after each rung: of n a rung keeps n / eta, so that one is left after the last; at
+/// least a half go.
+fn ladder(candidates: usize, most: u32) -> Vec<usize> {
+    let eta = (candidates as f64).powf(1.0 / f64::from(most)).max(2.0);
+    let needed =
+        (1..=most).find(|rung| eta.powi(*rung as i32) >= candidates as f64 - 1e-9).unwrap_or(most);
+    let mut left = candidates;
+    (1..=needed)
+        .map(|rung| {
+            left = if rung == needed { 1 } else { (left as f64 / eta).ceil() as usize };
+            left
+        })
+        .collect()
 }
 
 /// A round of the halving.
@@ -60,17 +148,12 @@ struct Rung {
 /// those that stay answer more samples.
 fn rungs(tune: &Tune, candidates: usize, dev: usize) -> Vec<Rung> {
     let mut left = candidates;
-    // Of n candidates a rung keeps n / eta, so that one is left after the last; at least a half go.
-    let eta = (candidates as f64).powf(1.0 / f64::from(tune.rungs)).max(2.0);
-    let needed = (1..=tune.rungs)
-        .find(|rung| eta.powi(*rung as i32) >= candidates as f64 - 1e-9)
-        .unwrap_or(tune.rungs);
-    let share = tune.budget as usize / needed as usize;
+    let keeps = ladder(candidates, tune.rungs);
+    let share = tune.budget as usize / keeps.len();
     let mut rungs = Vec::new();
     let mut before = 1;
-    for rung in 1..=needed {
+    for keep in keeps {
         let samples = (share / left).max(before).min(dev);
-        let keep = if rung == needed { 1 } else { (left as f64 / eta).ceil() as usize };
         rungs.push(Rung { candidates: left, samples, keep });
         (left, before) = (keep, samples);
     }
@@ -103,25 +186,15 @@ impl Tuner<'_> {
                 }
             }
         }
-        let mut scores: Vec<Vec<RungScore>> = vec![Vec::new(); candidates.len()];
-        let mut alive: Vec<usize> = (0..candidates.len()).collect();
-        for rung in rungs(&tune, candidates.len(), dev.len()) {
-            let samples = &dev[..rung.samples];
-            let prompts: Vec<&PromptTemplate> = alive.iter().map(|&at| &candidates[at].1).collect();
-            let answers = self.answers(&prompts, samples, layout, desk, &mut effort)?;
-            for (&at, answers) in alive.iter().zip(&answers) {
-                let value = self.mean(samples, answers, desk)?;
-                scores[at].push(RungScore { samples: samples.len() as u64, value });
-            }
-            let value = |at: usize| {
-                scores[at].last().and_then(|score| score.value).unwrap_or(f64::NEG_INFINITY)
-            };
-            alive.sort_by(|&a, &b| value(b).total_cmp(&value(a)).then(a.cmp(&b)));
-            alive.truncate(rung.keep);
-        }
-        let chosen = alive[0];
+        let variants: Vec<Variant> =
+            candidates.iter().map(|(_, prompt)| Variant::Prompt(prompt.clone())).collect();
+        let mut spent = Spent { keys: effort, ..Spent::default() };
+        let (chosen, scores) = match &self.effort {
+            Some(effort) => self.by_passes(effort, &variants, &dev, layout, desk, &mut spent)?,
+            None => self.by_answers(&tune, &variants, &dev, layout, desk, &mut spent)?,
+        };
         layout.template = candidates[chosen].1.clone();
-        let (tokens_in, tokens_out) = tokens(desk, &effort);
+        let (tokens_in, tokens_out) = tokens(desk, &spent.keys);
         Ok(TuningEntry {
             arm: self.plan.name.clone(),
             set: self.set.spec.name.clone(),
@@ -135,14 +208,96 @@ impl Tuner<'_> {
                     system: prompt.system,
                     user: prompt.user,
                     rungs,
+                    settings: String::new(),
                 })
                 .collect(),
             chosen: chosen as u64,
             unusable,
-            calls: effort.len() as u64,
+            calls: spent.keys.len() as u64,
             tokens_in,
             tokens_out,
+            kind: TuningKind::Prompt,
+            tokens_trained: 0,
+            budget: self.effort.as_ref().map(|effort| effort.budget),
         })
+    }
+
+    /// Halves with a budget of answers.
+    fn by_answers(
+        &self,
+        tune: &Tune,
+        variants: &[Variant],
+        dev: &[&Sample],
+        layout: &mut Layout,
+        desk: &mut Desk<'_>,
+        spent: &mut Spent,
+    ) -> Result<Halved, RunError> {
+        let rungs = rungs(tune, variants.len(), dev.len());
+        halve(variants.len(), tune.rungs, |rung, _, alive| {
+            let samples = &dev[..rungs[rung].samples];
+            let chosen: Vec<&Variant> = alive.iter().map(|&at| &variants[at]).collect();
+            self.scores(&chosen, samples, layout, desk, spent)
+        })
+    }
+
+    /// Halves with a budget of token passes.
+    fn by_passes(
+        &self,
+        effort: &Effort,
+        variants: &[Variant],
+        dev: &[&Sample],
+        layout: &mut Layout,
+        desk: &mut Desk<'_>,
+        spent: &mut Spent,
+    ) -> Result<Halved, RunError> {
+        let mut before = 0;
+        halve(variants.len(), effort.rungs, |rung, of, alive| {
+            let allowed = effort.budget * (rung as u64 + 1) / of as u64;
+            let chosen: Vec<&Variant> = alive.iter().map(|&at| &variants[at]).collect();
+            let scores = self.within(&chosen, before, allowed, dev, layout, desk, spent)?;
+            before = scores.first().map_or(before, |score| score.samples as usize);
+            Ok(scores)
+        })
+    }
+
+    /// The score of each variant on as many dev samples as can be answered until `allowed` token
+    /// passes are spent: those that were answered before, or the first few, tell what one takes.
+    #[expect(clippy::too_many_arguments, reason = "what is asked, how far, and where it is kept")]
+    fn within(
+        &self,
+        variants: &[&Variant],
+        before: usize,
+        allowed: u64,
+        dev: &[&Sample],
+        layout: &mut Layout,
+        desk: &mut Desk<'_>,
+        spent: &mut Spent,
+    ) -> Result<Vec<RungScore>, RunError> {
+        let first = before.max(LOOKED_AT_FIRST).min(dev.len());
+        let mut keys = BTreeSet::new();
+        self.answers(variants, &dev[..first], layout, desk, &mut keys)?;
+        let (tokens_in, tokens_out) = tokens(desk, &keys);
+        let per_sample = ((tokens_in + tokens_out) / first.max(1) as u64).max(1);
+        spent.keys.extend(keys);
+        let more = allowed.saturating_sub(spent.passes(desk)) / per_sample;
+        let n = (first as u64 + more).min(dev.len() as u64) as usize;
+        self.scores(variants, &dev[..n], layout, desk, spent)
+    }
+
+    fn scores(
+        &self,
+        variants: &[&Variant],
+        samples: &[&Sample],
+        layout: &mut Layout,
+        desk: &mut Desk<'_>,
+        spent: &mut Spent,
+    ) -> Result<Vec<RungScore>, RunError> {
+        let answers = self.answers(variants, samples, layout, desk, &mut spent.keys)?;
+        let score = |answers: &Vec<Option<String>>| {
+            let value = self.mean(samples, answers, desk)?;
+            Ok(RungScore { samples: samples.len() as u64, value, rows: None })
+        };
+        answers.iter().map(score).collect()
     }
 
     /// The dev samples in an order drawn with the seed, so that a rung's samples are those of the
@@ -160,10 +315,10 @@ impl Tuner<'_> {
         dev
     }
 
-    /// The text that is scored per prompt and sample; `None` where there is none.
+    /// The text that is scored per variant and sample; `None` where there is none.
     fn answers(
         &self,
-        prompts: &[&PromptTemplate],
+        variants: &[&Variant],
         samples: &[&Sample],
         layout: &mut Layout,
         desk: &mut Desk<'_>,
@@ -172,10 +327,10 @@ impl Tuner<'_> {
         let name = (self.set.spec.name.as_str(), self.plan.name.as_str());
         let vote = self.plan.prompt.self_consistency;
         let mut calls = Vec::new();
-        // Keys per prompt and sample.
+        // Keys per variant and sample.
         let mut keys: Vec<Vec<Vec<String>>> = Vec::new();
-        for prompt in prompts {
-            layout.template = (*prompt).clone();
+        for variant in variants {
+            let adapter = variant.apply(layout);
             let layout = &*layout;
             let jobs: Vec<LayJob<'_>> = samples
                 .iter()
@@ -202,7 +357,7 @@ impl Tuner<'_> {
                         ..self.request.clone()
                     };
                     let counter = layout.counter.as_deref();
-                    let mut call = Call::new(self.model, None, request, counter, name)?;
+                    let mut call = Call::new(self.model, adapter, request, counter, name)?;
                     if let Some(by) = self.set.spec.likelihood() {
                         call = call.choosing(by, &sample.choices);
                     }
@@ -266,7 +421,10 @@ impl Tuner<'_> {
         let failures = match propose.from {
             ProposeFrom::Failures => {
                 let samples = &dev[..dev.len().min(LOOKED_AT)];
-                let answers = self.answers(&[first], samples, layout, desk, effort)?;
+                let answers = {
+                    let first = Variant::Prompt(first.clone());
+                    self.answers(&[&first], samples, layout, desk, effort)?
+                };
                 let mut failures = Vec::new();
                 for (sample, answer) in samples.iter().zip(answers.into_iter().flatten()) {
                     let Some(answer) = answer else { continue };
@@ -329,10 +487,10 @@ fn tokens(desk: &Desk<'_>, keys: &BTreeSet<String>) -> (u64, u64) {
 /// # Errors
 /// One that cannot be built.
 pub(crate) fn metric<'s>(
-    tune: &Tune,
+    metric: Option<&str>,
     scorers: &'s [bench_core::spec::Scorer],
 ) -> Result<&'s bench_core::spec::Scorer, BackendError> {
-    let found = match &tune.metric {
+    let found = match metric {
         Some(name) => scorers.iter().find(|scorer| scorer.name() == name),
         None => scorers.first(),
     };

@@ -82,7 +82,7 @@ pub(crate) fn train(loaded: &Loaded, arms: &[String]) -> miette::Result<Exit> {
         let dev = outcome.steps.iter().rev().find_map(|step| step.dev_loss);
         anstream::println!(
             "{}: {} on {}, seed {}: {} rows, {} steps, loss {:.3}{}, {:.0} tokens/s, {:.0} s; \
-             {} of {} parameters trained ({:.2} %), {:.1} MB; peak memory {:.2} GiB",
+             {} of {} parameters trained ({:.2} %), {:.1} MB; peak memory {:.2} GiB{}",
             outcome.adapter.display(),
             entry.arms.join(", "),
             entry.set,
@@ -98,6 +98,9 @@ pub(crate) fn train(loaded: &Loaded, arms: &[String]) -> miette::Result<Exit> {
             100.0 * share,
             size_of(&outcome.adapter) as f64 / 1e6,
             outcome.peak_memory_bytes as f64 / f64::from(1 << 30),
+            entry.energy_joules.map_or_else(String::new, |joules| {
+                format!("; {:.1} kJ by the processor's counters", joules / 1e3)
+            }),
         );
     }
     Ok(Exit::Done)

@@ -68,6 +68,11 @@ pub(crate) fn describe(loaded: &Loaded, backends: &Real) -> String {
             .ok();
         }
     }
+    let tuned = tuning(loaded, backends);
+    if let Some((line, needed)) = &tuned {
+        writeln!(text, "\n{line}").ok();
+        seconds += needed;
+    }
     writeln!(
         text,
         "\n{trials} trials, about {:.0} minutes on two cores without a GPU",
@@ -93,6 +98,24 @@ pub(crate) fn describe(loaded: &Loaded, backends: &Real) -> String {
         writeln!(text, "- {}: {}", set.spec.name, smallest(loaded, set)).ok();
     }
     text
+}
+
+/// What choosing settings on dev may take within the experiment's budget, and the seconds of it.
+fn tuning(loaded: &Loaded, backends: &Real) -> Option<(String, f64)> {
+    let effort = loaded.experiment.tune.as_ref()?;
+    let tuned: Vec<&ArmPlan> = loaded.plans.iter().filter(|plan| plan.tuned() > 0).collect();
+    // A trained token is three passes, and generated ones are the few.
+    let seconds = tuned.iter().map(|plan| {
+        let scale = scale(backends, &loaded.experiment.models[&plan.model]);
+        scale * plan.sets.len() as f64 * effort.budget as f64 / RATES.prompt
+    });
+    let names: Vec<&str> = tuned.iter().map(|plan| plan.name.as_str()).collect();
+    let line = format!(
+        "choosing settings on dev: at most {} token passes per set for each of {}",
+        effort.budget,
+        names.join(", ")
+    );
+    Some((line, seconds.sum()))
 }
 
 struct Row {

@@ -11,6 +11,7 @@ use super::{
 };
 
 mod prompting;
+mod tuning;
 
 /// Parses an experiment file and checks that it makes sense. `stem` names the experiment when the
 /// file does not; `environment` gives the value of `${NAME}`.
@@ -178,6 +179,7 @@ impl Sense<'_> {
         self.gates();
         self.sweep();
         self.embedder();
+        self.effort();
     }
 
     fn add(
@@ -434,6 +436,7 @@ impl Sense<'_> {
                     self.add(&at("top_k"), "`top_k` is 0", "retrieves nothing", "give at least 1");
                 }
                 self.retrieving(i, arm, rag);
+                self.rag_sweep(i, arm, rag);
                 self.retrieval(i, rag);
                 for set in self.sets_of(arm) {
                     if set.corpus.is_empty() && set.train.is_none() {
@@ -451,6 +454,8 @@ impl Sense<'_> {
                     None => self.needs_lesson(i, arm),
                     Some(mix) => self.mix(i, arm, mix),
                 }
+                self.finetune_sweep(i, arm, finetune);
+                self.scale(i);
                 if let Some(raft) = &finetune.raft {
                     if finetune.mix.is_some() {
                         let help = "keep one of them";
@@ -579,6 +584,19 @@ impl Sense<'_> {
                 }
             }
             EmbedderSource::Catalog(_) | EmbedderSource::Path(_) | EmbedderSource::Hashing => {}
+        }
+    }
+
+    /// The update counts `lora_alpha / lora_r` times: a scale beside a rank that nobody chose says
+    /// nothing.
+    fn scale(&mut self, i: &str) {
+        let given = |key| self.source.says(&["arms", i, "strategy", "finetune", key]);
+        let swept = |key| self.source.says(&["arms", i, "strategy", "finetune", "sweep", key]);
+        let ranked = ["lora_r", "r", "lora_rank"].into_iter().any(given) || swept("lora_r");
+        if given("lora_alpha") && !ranked {
+            let path = ["arms", i, "strategy", "finetune", "lora_alpha"];
+            let help = "give `lora_r` too: the update counts `lora_alpha / lora_r` times";
+            self.add(&path, "`lora_alpha` without `lora_r`", "scales an unknown rank", help);
         }
     }
 

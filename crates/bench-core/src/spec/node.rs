@@ -46,6 +46,19 @@ impl Node {
         next.map_or(self, |node| node.at(rest))
     }
 
+    /// Whether it is a map with the key.
+    pub(super) fn has(&self, wanted: &str) -> bool {
+        match &self.kind {
+            Kind::Map(entries) => entries.iter().any(|(key, ..)| key == wanted),
+            Kind::List(_)
+            | Kind::Null
+            | Kind::Bool(_)
+            | Kind::Integer(_)
+            | Kind::Float(_)
+            | Kind::Text(_) => false,
+        }
+    }
+
     /// Calls `change` on every text value.
     pub(super) fn for_each_text(&mut self, change: &mut dyn FnMut(&mut String, SourceSpan)) {
         match &mut self.kind {

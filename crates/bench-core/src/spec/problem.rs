@@ -84,6 +84,13 @@ impl Source {
         }
     }
 
+    /// Whether the file itself says something at `path`, rather than leaving a default.
+    pub(super) fn says(&self, path: &[&str]) -> bool {
+        let Some((key, parent)) = path.split_last() else { return true };
+        let parent = self.root.as_ref().map(|root| root.at(parent));
+        parent.is_some_and(|parent| parent.has(key))
+    }
+
     /// All of them as one error, in the order of the file.
     pub fn error(&self, mut problems: Vec<Problem>) -> SpecError {
         problems.sort_by_key(|problem| problem.span.offset());

@@ -27,6 +27,13 @@ pub struct ArmPlan {
 }
 
 impl ArmPlan {
+    /// Kinds of settings that are chosen on dev samples: prompt, retrieval, fine-tuning.
+    pub fn tuned(&self) -> usize {
+        let rag = self.rag.as_ref().is_some_and(|rag| rag.sweep.is_some());
+        let finetune = self.finetune.as_ref().is_some_and(|finetune| finetune.sweep.is_some());
+        [self.prompt.is_tuned(), rag, finetune].into_iter().filter(|is| *is).count()
+    }
+
     /// The name of the arm as it is declared.
     pub fn arm(&self) -> &str {
         self.curve.as_deref().unwrap_or(&self.name)

@@ -561,3 +561,72 @@ fn controls_are_read_by_name() {
         }
     );
 }
+
+#[test]
+fn a_learning_curve_is_the_arm_and_its_smaller_sizes() {
+    let lora = "finetune: { learning_rate: 2e-4, target_modules: all-linear }";
+    let text = GOOD.replace(lora, "finetune: { train_sizes: [300, 30, 100] }");
+    let plans = resolve(&read(&text).unwrap());
+    let sizes: Vec<(&str, &str, Option<u32>)> = plans
+        .iter()
+        .filter_map(|plan| Some((plan.name.as_str(), plan.arm(), plan.finetune.as_ref()?.limit)))
+        .collect();
+    assert_eq!(
+        sizes,
+        [
+            ("lora", "lora", Some(300)),
+            ("both", "both", Some(300)),
+            ("lora@30", "lora", Some(30)),
+            ("lora@100", "lora", Some(100)),
+        ]
+    );
+}
+
+#[test]
+fn mistakes_of_a_sweep_are_placed() {
+    let lora = "finetune: { learning_rate: 2e-4, target_modules: all-linear }";
+    let text = |budget: &str, finetune: &str| {
+        let text = GOOD.replace("path: e.jsonl", "path: e.jsonl, dev: d.jsonl");
+        let text = text.replace(lora, &format!("finetune: {{ {finetune} }}"));
+        format!("{text}{budget}")
+    };
+    let tune = |budget: &str, finetune: &str| problems(&text(budget, finetune));
+    let good = "sweep: { learning_rate: [1.0e-4, 1.0e-3] }";
+    let budget = "tune: { budget: 1000 }\n";
+    assert!(read(&text(budget, good)).is_ok());
+    let found = |budget: &str, finetune: &str, expect: &str| {
+        let found = tune(budget, finetune);
+        assert!(found.iter().any(|problem| problem.contains(expect)), "{found:?}");
+    };
+    found("", good, "a sweep needs the experiment's `tune`");
+    found(budget, "sweep: { lora_r: [8] }", "there is nothing to choose");
+    found(
+        budget,
+        "sweep: { lora_r: [0, 8] }",
+        "`lora_r` of the sweep has a value that cannot train",
+    );
+    found(
+        budget,
+        "train_sizes: [3, 4], sweep: { lora_r: [4, 8] }",
+        "`sweep` does not go with `train_sizes`",
+    );
+    found(budget, "num_epochs: 1", "no arm has anything to choose");
+    found("tune: { budget: 0 }\n", good, "a budget of 0 tries nothing");
+    let no_dev = GOOD.replace(lora, &format!("finetune: {{ {good} }}"));
+    let no_dev = problems(&format!("{no_dev}{budget}"));
+    assert!(
+        no_dev.iter().any(|problem| problem.contains("chooses its settings on dev samples")),
+        "{no_dev:?}"
+    );
+}
+
+#[test]
+fn a_scale_needs_a_rank() {
+    let lora = "finetune: { learning_rate: 2e-4, target_modules: all-linear }";
+    let text = |finetune: &str| GOOD.replace(lora, &format!("finetune: {{ {finetune} }}"));
+    let alone = problems(&text("lora_alpha: 8"));
+    assert!(alone[0].contains("`lora_alpha` without `lora_r`"), "{alone:?}");
+    for good in ["lora_alpha: 8, lora_r: 4", "lora_alpha: 8, r: 4", "lora_r: 4"] {
+        assert!(read(&text(good)).is_ok(), "{good}");
+    }
+}

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bench_core::manifest::Manifest;
+use bench_core::manifest::{Manifest, TuningEntry, TuningKind};
 use bench_core::record::{Answer, CallKind, CallRecord, Outcome, Record, TokenBudget, Verdict};
 use bench_report::{Report, ReportError, build, read_trials, trials_parquet};
 use serde_json::{Value, json};
@@ -427,9 +427,7 @@ fn a_chosen_prompt_is_shown_with_all_that_were_tried() {
     let (manifest, records) = rich(&four_arms(), 6);
     let report = built(&manifest, &records);
     let page = text(&report, "report.md");
-    for words in
-        ["Prompts that were tried", "took 32 calls", "Name the keeper. {{ input }}", "(20)"]
-    {
+    for words in ["Tried on dev samples", "took 32 calls", "Name the keeper. {{ input }}", "(20)"] {
         assert!(page.contains(words), "{words}");
     }
     assert!(page.contains("What prompts are made of"));
@@ -439,6 +437,54 @@ fn a_chosen_prompt_is_shown_with_all_that_were_tried() {
     assert!(rows[2].contains(",1,induction,1,2,20,0.625000,"), "{}", rows[2]);
     let budgets = text(&report, "tables/budgets.csv");
     assert!(budgets.contains(",instructions,12.000000"), "{budgets}");
+}
+
+#[test]
+fn unequal_effort_is_said_beside_the_comparison() {
+    let (mut manifest, records) = rich(&four_arms(), 6);
+    let of = |arm: &str, kind, budget, trained| TuningEntry {
+        arm: arm.into(),
+        kind,
+        budget,
+        tokens_trained: trained,
+        ..manifest.tuning[0].clone()
+    };
+    let names: Vec<String> = manifest.experiment.arms.iter().map(|arm| arm.name.clone()).collect();
+    let mut entry = of(&names[1], TuningKind::Finetune, Some(9000), 500);
+    entry.candidates[0].settings = "learning_rate 0.0001".into();
+    entry.candidates[1].settings = "learning_rate 0.001".into();
+    entry.candidates[1].rungs[1].rows = Some(60);
+    manifest.tuning = vec![entry.clone()];
+    let report = build(&manifest, &records).unwrap();
+    let page = text(&report, "report.md");
+    // 900 prompt tokens, 120 answer tokens, and 500 that were trained on.
+    for words in [
+        "Unequal effort",
+        format!("{} none", names[0]).as_str(),
+        format!("{} 2,520 of 9,000", names[1]).as_str(),
+        "chosen on dev of facts: learning_rate 0.001",
+        "(20; 60 rows)",
+    ] {
+        assert!(page.contains(words), "{words}");
+    }
+    let effort = text(&report, "tables/effort.csv");
+    assert!(
+        effort.contains(&format!("{},finetune,2,32,900,120,500,2520,9000", names[1])),
+        "{effort}"
+    );
+    // The same budget for all is no inequality, however much of it each has used.
+    manifest.tuning = names
+        .iter()
+        .zip([10, 500, 100, 0])
+        .map(|(arm, tokens_trained)| TuningEntry {
+            arm: arm.clone(),
+            tokens_trained,
+            ..entry.clone()
+        })
+        .collect();
+    let page = text(&build(&manifest, &records).unwrap(), "report.md");
+    assert!(page.contains("with the same budget of 9,000 token passes"));
+    assert!(!page.contains("Unequal effort"));
 }
 
 #[test]

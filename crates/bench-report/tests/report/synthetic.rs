@@ -6,7 +6,7 @@ use bench_core::backend::{IndexInfo, Served, TrainOutcome, TrainStep};
 use bench_core::chat::Message;
 use bench_core::manifest::{
     IndexEntry, Machine, Manifest, ModelEntry, Origin, ParityEntry, PromptCandidate, RungScore,
-    TrainingEntry, TuningEntry,
+    TrainingEntry, TuningEntry, TuningKind,
 };
 use bench_core::record::{Answer, Outcome, Record, Retrieved, TokenBudget, TrialId, Verdict};
 use bench_core::spec::{Experiment, resolve};
@@ -150,8 +150,9 @@ fn tuning(trial: &TrialId) -> TuningEntry {
         rungs: values
             .iter()
             .enumerate()
-            .map(|(rung, value)| RungScore { samples: 10 << rung, value: Some(*value) })
+            .map(|(rung, value)| RungScore { samples: 10 << rung, value: Some(*value), rows: None })
             .collect(),
+        settings: String::new(),
     };
     TuningEntry {
         arm: trial.arm.clone(),
@@ -167,6 +168,9 @@ fn tuning(trial: &TrialId) -> TuningEntry {
         calls: 32,
         tokens_in: 900,
         tokens_out: 120,
+        kind: TuningKind::Prompt,
+        tokens_trained: 0,
+        budget: None,
     }
 }
 
@@ -337,6 +341,8 @@ fn manifest(experiment: Experiment, arms: &[Arm]) -> Manifest {
                         steps: (1..=120).map(step).collect(),
                     },
                     classifier: None,
+                    adapter_bytes: 0,
+                    energy_joules: None,
                 });
             }
         }

@@ -32,6 +32,7 @@ pub fn as_documents(train: &[TrainRow]) -> Vec<Document> {
 }
 
 /// Where passages come from.
+#[derive(Clone)]
 pub struct Passages {
     /// How to search.
     pub settings: Rag,

@@ -5,20 +5,49 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bench_core::backend::{
-    BackendError, Completion, Constraint, Embedder, Generator, Indexer, Progress, Request, Trainer,
+    BackendError, Completion, Constraint, Embedder, Generator, Indexer, ModelFolder, Probe,
+    ProbeRow, Progress, Request, TrainJob, TrainOutcome, TrainStep, Trainer,
 };
 use bench_core::chat::Message;
-use bench_core::manifest::Origin;
+use bench_core::manifest::{Origin, TuningKind};
 use bench_core::spec::{EmbedderSource, IndexBackend, ModelSource};
 
 use crate::backends::{Backends, Counter, ResolvedModel};
-use crate::scripted::{Quiet, ScriptedBackends};
-use crate::{Finished, Options, Stop, load, run};
+use crate::scripted::{Quiet, ScriptedBackends, ScriptedTrainer};
+use crate::{Finished, Options, RunError, Stop, load, run};
 
 /// Scripted models that remember what they were asked, in order.
 #[derive(Default)]
 struct Spy {
     asked: Arc<Mutex<Vec<String>>>,
+    /// Everything that was trained on, row by row.
+    learnt: Arc<Mutex<Vec<String>>>,
+}
+
+struct Watched(Arc<Mutex<Vec<String>>>);
+
+impl Trainer for Watched {
+    fn train(
+        &self,
+        job: &TrainJob,
+        on_step: &mut dyn FnMut(&TrainStep),
+    ) -> Result<TrainOutcome, BackendError> {
+        let rows = job.examples.iter().chain(&job.dev).map(|row| format!("{row:?}"));
+        self.0.lock().unwrap().extend(rows);
+        if job.settings.learning_rate > 1.0 {
+            return Err(BackendError::rejected("watched", "the loss was not a number"));
+        }
+        ScriptedTrainer.train(job, on_step)
+    }
+
+    fn probe(
+        &self,
+        base: &ModelFolder,
+        adapter: Option<&Path>,
+        rows: &[ProbeRow],
+    ) -> Result<Vec<Probe>, BackendError> {
+        ScriptedTrainer.probe(base, adapter, rows)
+    }
 }
 
 struct Overheard {
@@ -40,6 +69,10 @@ impl Generator for Overheard {
         let text = request.messages.iter().map(|turn| turn.content.as_str()).collect::<Vec<_>>();
         self.asked.lock().unwrap().push(text.join("\n"));
         self.inner.generate(request).await
+    }
+
+    async fn probe(&self, rows: &[ProbeRow]) -> Result<Vec<Probe>, BackendError> {
+        self.inner.probe(rows).await
     }
 }
 
@@ -74,8 +107,8 @@ impl Backends for Spy {
         ScriptedBackends.check_constraint(model, constraint)
     }
 
-    fn trainer(&self, model: &ResolvedModel) -> Result<Arc<dyn Trainer>, BackendError> {
-        ScriptedBackends.trainer(model)
+    fn trainer(&self, _: &ResolvedModel) -> Result<Arc<dyn Trainer>, BackendError> {
+        Ok(Arc::new(Watched(Arc::clone(&self.learnt))))
     }
 
     fn embedder(
@@ -129,8 +162,12 @@ impl Folder {
     }
 
     fn run(&self, spy: &Spy) -> Finished {
+        self.try_run(spy).unwrap()
+    }
+
+    fn try_run(&self, spy: &Spy) -> Result<Finished, RunError> {
         let loaded = load(&self.0.path().join("x.yaml"), &|_| None, None).unwrap();
-        run(&loaded, spy, &Options::default(), &Quiet, &Stop::default()).unwrap()
+        run(&loaded, spy, &Options::default(), &Quiet, &Stop::default())
     }
 }
 
@@ -201,4 +238,122 @@ fn a_dev_sample_that_is_an_eval_sample_is_an_error() {
     let crate::load::LoadError::Wrong(error) = error else { panic!("another error") };
     let message = error.problems()[0].to_string();
     assert!(message.contains("1 of them (`d` is one) are eval samples too"), "{message}");
+}
+
+/// The trainer remembers its rows, which are the dev questions: a training on more of them knows more.
+const SWEPT: &str = "version: 1
+models: { m: { scripted: { otherwise: none, rules: [{ when: please, say: right }] } } }
+eval_sets: [{ name: s, path: e.jsonl, dev: d.jsonl, train: t.jsonl, scorers: [exact_match] }]
+tune: { budget: BUDGET }
+arms:
+  - { name: plain, model: m, strategy: prompt }
+  - { name: tuned, model: m, strategy: { prompt: { candidates: ['now: {{ input }}', 'please: {{ input }}'] } } }
+  - { name: both, model: m, strategy: { compose: [lora, rag] } }
+  - { name: rag, model: m, strategy: { rag: { retriever: { bm25: {} }, sweep: { top_k: [1, 2] } } } }
+  - { name: lora, model: m, strategy: { finetune: { sweep: { learning_rate: [1.0e-4, 5.0, 1.0e-3], train_size: [9, 20] } } } }
+compare: { baseline: plain }
+run: { runs: RUNS, max_concurrency: 1 }
+";
+
+fn swept(budget: u64) -> Folder {
+    let folder = Folder::new(&SWEPT.replace("BUDGET", &budget.to_string()));
+    let row = |what: &str, i: usize| {
+        format!(
+            "{{\"id\":\"{what}{i}\",\"input\":\"{what} question {i}\",\"reference\":\"right\"}}"
+        )
+    };
+    let rows = |n: usize| (0..n).map(|i| row("dev", i)).collect::<Vec<_>>().join("\n");
+    folder.write("d.jsonl", &rows(20));
+    folder.write("t.jsonl", &rows(20));
+    folder
+}
+
+#[test]
+fn the_best_training_on_dev_is_used_and_its_history_kept() {
+    let finished = swept(100_000).run(&Spy::default());
+    let entry = finished.manifest.tuning.iter().find(|entry| entry.arm == "lora").unwrap();
+    assert_eq!(
+        (entry.kind, entry.candidates.len(), entry.budget),
+        (TuningKind::Finetune, 6, Some(100_000))
+    );
+    let best = &entry.candidates[entry.chosen as usize];
+    assert_eq!(best.settings, "learning_rate 0.0001, train_size 20");
+    assert_eq!(best.rungs.last().unwrap().value, Some(1.0));
+    assert_eq!(best.rungs.last().unwrap().rows, Some(20));
+    assert_eq!(entry.candidates[0].rungs[0].value, Some(0.45), "nine of twenty are known");
+    // What diverges has no score and goes first.
+    for (candidate, rungs) in entry.candidates.iter().zip([2, 3, 1, 1, 1, 3]) {
+        assert!(candidate.rungs.len() <= rungs, "{candidate:?}");
+    }
+    assert_eq!(entry.candidates[2].rungs[0].value, None);
+    // The arm itself is trained with what was chosen.
+    let trained = finished.manifest.training.iter().find(|one| one.arms.contains(&"lora".into()));
+    assert_eq!(trained.unwrap().rows, 20);
+    assert_eq!(finished.manifest.training.len(), 1, "trials are no trainings of an arm");
+}
+
+#[test]
+fn all_tuned_arms_have_the_same_budget_and_keep_it() {
+    for budget in [9_000, 100_000] {
+        let finished = swept(budget).run(&Spy::default());
+        let tuning = &finished.manifest.tuning;
+        let of = |arm: &str| -> Vec<TuningKind> {
+            tuning.iter().filter(|entry| entry.arm == arm).map(|entry| entry.kind).collect()
+        };
+        assert_eq!(of("tuned"), [TuningKind::Prompt]);
+        assert_eq!(of("rag"), [TuningKind::Retrieval]);
+        assert_eq!(of("lora"), [TuningKind::Finetune]);
+        // A composition takes over what its parts have found, and their effort with it.
+        assert_eq!(of("both"), [TuningKind::Retrieval, TuningKind::Finetune]);
+        for entry in tuning {
+            assert_eq!(entry.budget, Some(budget), "{}", entry.arm);
+            assert!(entry.passes() <= budget, "{}: {} of {budget}", entry.arm, entry.passes());
+        }
+    }
+}
+
+#[test]
+fn a_small_budget_trains_on_fewer_rows_first() {
+    let finished = swept(9_000).run(&Spy::default());
+    let entry = finished.manifest.tuning.iter().find(|entry| entry.arm == "lora").unwrap();
+    let rows = |at: usize, rung: usize| entry.candidates[at].rungs[rung].rows.unwrap();
+    let best = entry.chosen as usize;
+    let last = entry.candidates[best].rungs.len() - 1;
+    assert!(rows(best, 0) < 20, "{entry:?}");
+    assert!(rows(best, last) > rows(best, 0), "{entry:?}");
+}
+
+#[test]
+fn the_test_split_is_not_seen_before_settings_are_chosen_nor_in_training() {
+    let spy = Spy::default();
+    swept(100_000).run(&spy);
+    let asked = spy.asked.lock().unwrap();
+    let first_test = asked.iter().position(|text| text.contains("test question")).unwrap();
+    let last_dev = asked
+        .iter()
+        .rposition(|text| text.contains("dev question") && !text.contains("test question"))
+        .unwrap();
+    assert!(last_dev < first_test);
+    let learnt = spy.learnt.lock().unwrap();
+    assert!(!learnt.is_empty());
+    assert!(learnt.iter().all(|row| !row.contains("test question")));
+}
+
+#[test]
+fn a_second_run_sweeps_from_what_is_kept() {
+    let folder = swept(100_000);
+    let first = folder.run(&Spy::default());
+    let spy = Spy::default();
+    let second = folder.run(&spy);
+    assert_eq!(first.manifest, second.manifest);
+    assert_eq!(first.records, second.records);
+    assert!(spy.asked.lock().unwrap().is_empty());
+}
+
+#[test]
+fn a_budget_that_cannot_try_all_says_what_would() {
+    let spy = Spy::default();
+    let error = swept(300).try_run(&spy).unwrap_err().to_string();
+    assert!(error.contains("6 trials of 3 rungs need a budget of at least"), "{error}");
+    assert!(spy.learnt.lock().unwrap().is_empty());
 }
