@@ -89,8 +89,17 @@ fn the_plan_loads_nothing_and_names_what_can_be_found() {
         assert_eq!(ran.code, Some(0), "{ran:#?}");
         assert!(ran.out.contains("90 trials"), "{}", ran.out);
         assert!(ran.out.contains("smallest difference"), "{}", ran.out);
+        // The judge grades 4 samples of five arms; a sampled grade is one judgement.
+        assert!(ran.out.contains("| facts | j | 20 |"), "{}", ran.out);
+        assert!(ran.out.contains("90 trials and 20 judgements"), "{}", ran.out);
         assert!(!scratch.path().join("runs").exists());
     }
+    scratch.edit("compare:", "run: { stop: { decided: true, first: 5 } }\ncompare:");
+    scratch.edit("grades: [0, 1], sample: 4", "mode: pairwise, pairs_per_sample: 3, sample: 4");
+    let ran = scratch.bench(&["plan", "x.yaml"]);
+    assert!(ran.out.contains("| facts | j | 24 |"), "{}", ran.out);
+    assert!(ran.out.contains("no further once the comparison is decided"), "{}", ran.out);
+    assert!(ran.out.contains("- facts: looks after 5, 7, 10, 12 samples"), "{}", ran.out);
 }
 
 #[test]

@@ -20,7 +20,7 @@ mod resolve;
 mod tuning;
 
 pub use calibration::{Calibration, Labelled, parse_calibration};
-pub use check::parse;
+pub use check::{parse, unmeasured};
 pub use prices::{BreakEven, Price, PriceList, Prices, TunedPrice, parse_prices};
 pub use problem::{Problem, Source, SpecError};
 pub use prompting::{
@@ -1388,6 +1388,10 @@ pub struct Compare {
     /// What the winner must satisfy besides quality.
     #[serde(default)]
     pub constraints: Constraints,
+    /// What a unit of the other figures is worth in score. With weights, arms are compared by their
+    /// score less their costs, and none is called equivalent.
+    #[serde(default, skip_serializing_if = "Weights::is_empty")]
+    pub weights: Weights,
 }
 
 impl Default for Compare {
@@ -1398,6 +1402,7 @@ impl Default for Compare {
             correction: Correction::default(),
             margin: defaults::margin(),
             constraints: Constraints::default(),
+            weights: Weights::default(),
         }
     }
 }
@@ -1421,6 +1426,42 @@ pub struct Constraints {
     pub max_cost_per_1000: Option<f64>,
     /// Largest 95th-percentile latency in milliseconds.
     pub max_p95_latency_ms: Option<f64>,
+    /// Least score: the lower end of the arm's interval must reach it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_quality: Option<f64>,
+    /// Largest cost of training an arm in US dollars; what is not trained costs nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_training_cost: Option<f64>,
+    /// Least share of the base model's score that a fine-tuned arm keeps on sets with
+    /// `retention: true` and the same `train`; an arm that is not fine-tuned keeps all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_retention: Option<f64>,
+}
+
+/// What a unit of a figure is worth, in units of the score (0 to 1): `cost_per_1000: 0.01` gives up
+/// one point of score for a dollar less per 1,000 answers. Score itself weighs 1.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Weights {
+    /// Of a US dollar per 1,000 answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cost_per_1000: Option<f64>,
+    /// Of a millisecond of the 95th percentile of latency.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p95_latency_ms: Option<f64>,
+    /// Of a US dollar of training.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub training_cost: Option<f64>,
+    /// Of keeping all of the base model's general skills, measured as for `min_retention`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retention: Option<f64>,
+}
+
+impl Weights {
+    /// Whether nothing but the score counts.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// How the run is carried out.

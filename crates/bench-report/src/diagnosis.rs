@@ -78,7 +78,8 @@ pub(crate) fn counts(set: &SetResult<'_>, metric: &Metric) -> Vec<Counts> {
     set.contenders.iter().enumerate().map(count).collect()
 }
 
-fn outcome(right: Option<bool>, record: &Record) -> Outcome {
+/// What became of one sample.
+pub(crate) fn outcome(right: Option<bool>, record: &Record) -> Outcome {
     match right {
         None => Outcome::Unscored,
         Some(true) => Outcome::Right,

@@ -7,8 +7,10 @@ use std::sync::OnceLock;
 use bench_core::manifest::{Manifest, TrainingEntry};
 use bench_core::plan;
 use bench_core::record::{Answer, Outcome, Record, Verdict};
-use bench_core::spec::{ArmPlan, Correction, EvalSet, resolve};
-use bench_stats::decision::{ArmFigures, Constraint, Decision, Figure, Limit, Utility, decide};
+use bench_core::spec::{ArmPlan, Compare, Correction, EvalSet, resolve};
+use bench_stats::decision::{
+    ArmFigures, Constraint, Decision, DecisionError, Figure, Limit, Utility, decide,
+};
 use bench_stats::{
     ArmMean, ArmScores, Clusters, Comparison, Estimate, Family, Options, PairResult, Pairs,
     analyse, estimate,
@@ -18,7 +20,7 @@ use crate::cost::{Costing, Rivalry};
 use crate::retrieval::RetrievalResult;
 use crate::sequential::Look;
 use crate::tables::Slice;
-use crate::{ReportError, judging, trials};
+use crate::{ReportError, judging, retention, trials};
 
 /// The scorer name under which an LLM judge's verdicts are recorded.
 pub(crate) const JUDGE: &str = "judge";
@@ -56,6 +58,8 @@ pub(crate) struct SetResult<'a> {
     pub(crate) baseline: Option<usize>,
     /// The first is the metric that decides.
     pub(crate) metrics: Vec<Metric>,
+    /// Why the metric that decides may not, if so: a judge under its floor.
+    barred: Option<String>,
     pub(crate) decision: Option<Decision>,
     pub(crate) once: Once,
 }
@@ -157,6 +161,11 @@ impl<'a> Evaluation<'a> {
         for contender in sets.iter_mut().flat_map(|set| &mut set.contenders) {
             contender.n_prompted = trials::prompted(contender.trials.len(), of_run);
         }
+        // What an arm kept of general skills is measured on other sets than it is decided on.
+        let utility = utility(&experiment.compare);
+        let decisions: Vec<Option<Decision>> =
+            sets.iter().map(|set| set.decided(&sets, &plans, &utility, &options)).collect();
+        sets.iter_mut().zip(decisions).for_each(|(set, decision)| set.decision = decision);
         Ok(Self { manifest, plans, options, sets })
     }
 }
@@ -242,23 +251,9 @@ impl<'a> SetResult<'a> {
             let own = metrics.iter_mut().filter(|metric| metric.name.starts_with(JUDGE));
             own.for_each(|metric| metric.name.push_str(judging::SELF));
         }
-        let constraints = &manifest.experiment.compare.constraints;
-        let limits = [
-            (Figure::CostPer1000, constraints.max_cost_per_1000),
-            (Figure::P95LatencyMs, constraints.max_p95_latency_ms),
-        ];
-        let constraints = limits.into_iter().filter_map(|(figure, limit)| {
-            limit.map(|limit| Constraint { figure, limit: Limit::AtMost(limit) })
-        });
-        let utility = Utility { constraints: constraints.collect(), ..Utility::default() };
         let entrants: Vec<usize> = (0..contenders.len())
             .filter(|&at| contenders[..at].iter().all(|earlier| earlier.arm != contenders[at].arm))
             .collect();
-        // What was kept of general skills is looked at, not decided on.
-        let decision = metrics.first().filter(|_| !set.retention).map(|metric| {
-            let barred = barred.as_deref();
-            decided(metric, &clusters, &contenders, &entrants, &utility, barred, options)
-        });
         Ok(Self {
             set,
             samples,
@@ -269,7 +264,8 @@ impl<'a> SetResult<'a> {
             entrants,
             baseline,
             metrics,
-            decision,
+            barred,
+            decision: None,
             once: Once::default(),
         })
     }
@@ -579,56 +575,144 @@ fn is_unscored(record: &Record, metric: &str) -> bool {
         }
 }
 
-fn decided(
-    metric: &Metric,
-    clusters: &Clusters,
-    contenders: &[Contender<'_>],
-    entrants: &[usize],
-    utility: &Utility,
-    barred: Option<&str>,
-    options: &Options,
-) -> Decision {
-    let figures: Vec<ArmFigures> = entrants
+/// What the user wants, in the terms of the decision.
+fn utility(compare: &Compare) -> Utility {
+    let (limits, weights) = (&compare.constraints, &compare.weights);
+    let at_most = [
+        (Figure::CostPer1000, limits.max_cost_per_1000),
+        (Figure::P95LatencyMs, limits.max_p95_latency_ms),
+        (Figure::TrainingCost, limits.max_training_cost),
+    ]
+    .map(|(figure, limit)| (figure, limit.map(Limit::AtMost)));
+    let at_least =
+        [(Figure::Quality, limits.min_quality), (Figure::Retention, limits.min_retention)]
+            .map(|(figure, limit)| (figure, limit.map(Limit::AtLeast)));
+    let constraints = at_most.into_iter().chain(at_least);
+    let weights = [
+        (Figure::CostPer1000, weights.cost_per_1000),
+        (Figure::P95LatencyMs, weights.p95_latency_ms),
+        (Figure::TrainingCost, weights.training_cost),
+        (Figure::Retention, weights.retention),
+    ];
+    Utility {
+        constraints: constraints
+            .filter_map(|(figure, limit)| Some(Constraint { figure, limit: limit? }))
+            .collect(),
+        weights: weights.into_iter().filter_map(|(figure, w)| Some((figure, w?))).collect(),
+        ..Utility::default()
+    }
+}
+
+/// What the winner must keep and what costs weigh, in a sentence; `None` where only scores count.
+pub(crate) fn wanted(compare: &Compare) -> Option<String> {
+    let utility = utility(compare);
+    let limits: Vec<String> = utility
+        .constraints
         .iter()
-        .map(|&at| ArmFigures {
-            arm: contenders[at].name.clone(),
-            cost_per_1000: contenders[at].usage.cost_per_1000(),
-            p95_latency_ms: contenders[at].usage.latency(0.95),
-            training_cost: contenders[at].training_cost,
-            retention: None,
+        .map(|Constraint { figure, limit }| match limit {
+            Limit::AtMost(bound) => format!("{} at most {bound}", figure.words()),
+            Limit::AtLeast(bound) => format!("{} at least {bound}", figure.words()),
         })
         .collect();
-    let scores: Vec<ArmScores> = entrants.iter().map(|&at| metric.scores[at].clone()).collect();
-    // The p-values stay corrected over all pairs, those between seeds too: a little too careful.
-    let family = Family {
-        means: entrants
+    let weights: Vec<String> = utility
+        .weights
+        .iter()
+        .map(|(figure, weight)| format!("{weight} for a unit of {}", figure.words()))
+        .collect();
+    let limits =
+        (!limits.is_empty()).then(|| format!("The winner must keep: {}.", limits.join(", ")));
+    let weights = (!weights.is_empty())
+        .then(|| format!("Weighed against the score: {}.", weights.join(", ")));
+    let parts: Vec<String> = limits.into_iter().chain(weights).collect();
+    (!parts.is_empty()).then(|| parts.join(" "))
+}
+
+impl SetResult<'_> {
+    /// The decision on this set. `sets` are all of the run. What was kept of general skills is looked
+    /// at, not decided on.
+    fn decided(
+        &self,
+        sets: &[SetResult<'_>],
+        plans: &[ArmPlan],
+        utility: &Utility,
+        options: &Options,
+    ) -> Option<Decision> {
+        let metric = self.primary().filter(|_| !self.set.retention)?;
+        let figures: Vec<ArmFigures> = self
+            .entrants
             .iter()
-            .map(|&at| ArmMean {
-                arm: contenders[at].name.clone(),
-                unscored: metric.unscored[at],
-                estimate: metric.estimates[at].clone(),
+            .map(|&at| {
+                let contender = &self.contenders[at];
+                let plan = &plans[contender.arm];
+                let untuned = plan.finetune.is_none();
+                let untrained = untuned && plan.features.is_none();
+                ArmFigures {
+                    arm: contender.name.clone(),
+                    cost_per_1000: contender.usage.cost_per_1000(),
+                    p95_latency_ms: contender.usage.latency(0.95),
+                    training_cost: contender.training_cost.or(untrained.then_some(0.0)),
+                    retention: if untuned { Some(1.0) } else { self.retention(sets, contender) },
+                }
             })
-            .collect(),
-        pairs: metric
-            .pairs
-            .iter()
-            .filter(|(a, b, _)| entrants.contains(a) && entrants.contains(b))
-            .map(|(a, b, comparison)| PairResult {
-                a: contenders[*a].name.clone(),
-                b: contenders[*b].name.clone(),
-                comparison: comparison.clone(),
-            })
-            .collect(),
-    };
-    decide(&scores, clusters, &family, &figures, utility, barred, options).unwrap_or_else(|error| {
-        // A report without a decision is still a report; it says why there is none.
-        Decision {
-            winner: None,
-            reason: format!("undecided: {error}"),
-            more_samples: None,
-            probability_best: BTreeMap::new(),
-            joint_samples: 0,
-            arms: Vec::new(),
-        }
-    })
+            .collect();
+        let decision = self.decide(metric, &figures, utility, options);
+        Some(decision.unwrap_or_else(|error| {
+            // A report without a decision is still a report; it says why there is none.
+            Decision {
+                winner: None,
+                reason: format!("undecided: {error}"),
+                more_samples: None,
+                probability_best: BTreeMap::new(),
+                joint_samples: 0,
+                arms: Vec::new(),
+            }
+        }))
+    }
+
+    /// The least share of general skills that an arm trained for this set kept.
+    fn retention(&self, sets: &[SetResult<'_>], contender: &Contender<'_>) -> Option<f64> {
+        let same = |other: &Contender<'_>| {
+            (other.arm, other.train_seed) == (contender.arm, contender.train_seed)
+        };
+        let measured = sets.iter().filter(|other| other.set.train == self.set.train);
+        let shares = measured.flat_map(|other| {
+            let kept = retention::retained(other).into_iter();
+            kept.filter(|kept| same(&other.contenders[kept.contender])).map(|kept| kept.share)
+        });
+        shares.min_by(f64::total_cmp)
+    }
+
+    fn decide(
+        &self,
+        metric: &Metric,
+        figures: &[ArmFigures],
+        utility: &Utility,
+        options: &Options,
+    ) -> Result<Decision, DecisionError> {
+        let entrants = &self.entrants;
+        let scores: Vec<ArmScores> = entrants.iter().map(|&at| metric.scores[at].clone()).collect();
+        // The p-values stay corrected over all pairs, those between seeds too: a little too careful.
+        let family = Family {
+            means: entrants
+                .iter()
+                .map(|&at| ArmMean {
+                    arm: self.contenders[at].name.clone(),
+                    unscored: metric.unscored[at],
+                    estimate: metric.estimates[at].clone(),
+                })
+                .collect(),
+            pairs: metric
+                .pairs
+                .iter()
+                .filter(|(a, b, _)| entrants.contains(a) && entrants.contains(b))
+                .map(|(a, b, comparison)| PairResult {
+                    a: self.contenders[*a].name.clone(),
+                    b: self.contenders[*b].name.clone(),
+                    comparison: comparison.clone(),
+                })
+                .collect(),
+        };
+        let barred = self.barred.as_deref();
+        decide(&scores, &self.clusters, &family, figures, utility, barred, options)
+    }
 }

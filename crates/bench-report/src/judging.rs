@@ -447,19 +447,24 @@ pub(crate) fn corrected(evaluation: &Evaluation<'_>, set: &SetResult<'_>) -> Vec
             if let Some(score) = ppi_mean(&people, &beside, &alone, level) {
                 return Some(CorrectedScore { contender: at, method: "ppi", score });
             }
-            let given = judge.confusion?;
-            let confusion = Confusion {
-                true_positive: given.true_positive as usize,
-                false_negative: given.false_negative as usize,
-                true_negative: given.true_negative as usize,
-                false_positive: given.false_positive as usize,
-            };
+            let confusion = confusion_of(judge)?;
             let all = judge_scores.iter().flatten();
             let passed = all.clone().filter(|score| **score >= RIGHT).count();
-            let score = rogan_gladen(passed, all.count(), confusion, level)?;
+            let score = rogan_gladen(passed, all.count(), confusion, level).ok()?;
             Some(CorrectedScore { contender: at, method: "rogan_gladen", score })
         })
         .collect()
+}
+
+/// The confusion matrix that the experiment gives.
+fn confusion_of(judge: &Judge) -> Option<Confusion> {
+    let given = judge.confusion?;
+    Some(Confusion {
+        true_positive: given.true_positive as usize,
+        false_negative: given.false_negative as usize,
+        true_negative: given.true_negative as usize,
+        false_positive: given.false_positive as usize,
+    })
 }
 
 /// Why the judge may not decide on these trials; `None` when it may.
@@ -537,6 +542,19 @@ pub(crate) fn warnings(evaluation: &Evaluation<'_>) -> Vec<String> {
     if let Some((judge, arm)) = judges_itself(evaluation) {
         warnings.push(format!(
             "the judge `{judge}` is also the model of arm `{arm}`; models prefer their own answers"
+        ));
+    }
+    // Any share of passes will do: the matrix alone is refused, or not.
+    let refused = evaluation
+        .manifest
+        .experiment
+        .judge
+        .as_ref()
+        .and_then(confusion_of)
+        .and_then(|confusion| rogan_gladen(1, 2, confusion, evaluation.options.level).err());
+    if let Some(why) = refused {
+        warnings.push(format!(
+            "the judge's scores are not corrected by `judge.confusion`: {why}; people's labels of this run's answers (`judge.labels`) correct any judge"
         ));
     }
     for set in &evaluation.sets {

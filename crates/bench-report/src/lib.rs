@@ -5,12 +5,14 @@
 
 use bench_core::manifest::Manifest;
 use bench_core::record::Record;
+use bench_core::spec::{Compare, Constraints, Weights};
 use bench_stats::Decision;
 use serde::Serialize;
 
 mod agreement;
 mod browser;
 mod budget;
+mod causes;
 mod charts;
 mod compare;
 mod cost;
@@ -153,8 +155,27 @@ struct DecisionFile<'a> {
     format: u32,
     plan_digest: &'a str,
     baseline: &'a str,
+    /// What the user wants besides score.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    utility: Option<Wanted<'a>>,
     sets: &'a [SetDecision],
     failed_gates: &'a [String],
+}
+
+/// Limits and weights as the experiment declares them.
+#[derive(Serialize)]
+struct Wanted<'a> {
+    constraints: &'a Constraints,
+    weights: &'a Weights,
+}
+
+impl<'a> Wanted<'a> {
+    /// `None` where only scores count.
+    fn of(compare: &'a Compare) -> Option<Self> {
+        let Compare { constraints, weights, .. } = compare;
+        let any = *constraints != Constraints::default() || !weights.is_empty();
+        any.then_some(Self { constraints, weights })
+    }
 }
 
 /// Makes a report: pages, tables, charts, decision, gates. The order of records does not matter.
@@ -209,6 +230,7 @@ fn make(manifest: &Manifest, records: &[Record], trials: Trials) -> Result<Repor
         format: 1,
         plan_digest: &manifest.plan_digest,
         baseline: &manifest.experiment.compare.baseline,
+        utility: Wanted::of(&manifest.experiment.compare),
         sets: &decisions,
         failed_gates: &failed_gates,
     };

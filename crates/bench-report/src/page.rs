@@ -23,7 +23,7 @@ use crate::tables::{SliceFigure, cost_per_1000_right, slices_of};
 use crate::text::{
     cut, dollars, duration, gibibytes, number, p_value, printable, signed, tenth, whole,
 };
-use crate::{ReportError, browser, effects, retention, retrieval};
+use crate::{ReportError, browser, causes, effects, retention, retrieval};
 
 mod judging;
 mod prompting;
@@ -300,6 +300,10 @@ fn section(evaluation: &Evaluation<'_>, set: &SetResult<'_>, mut charts: Vec<&Ch
         primary.name,
         (evaluation.options.level * 100.0).round(),
     );
+    section.notes.extend(
+        crate::evaluation::wanted(&evaluation.manifest.experiment.compare)
+            .filter(|_| decision.is_some()),
+    );
     match set.baseline {
         Some(baseline) => {
             let name = &set.contenders[baseline].name;
@@ -346,6 +350,7 @@ fn section(evaluation: &Evaluation<'_>, set: &SetResult<'_>, mut charts: Vec<&Ch
         ),
         part(break_even_grid(evaluation, set), &["break_even"]),
         part(diagnosis_grid(set, primary), &["outcomes"]),
+        part(cause_grid(evaluation, set, primary), &[]),
         part(retrieval_grid(evaluation, set), &["recall", "ndcg"]),
         part(effect_grid(evaluation, set, primary), &[]),
         part(curve_grid(evaluation, set, primary), &["learning_curve"]),
@@ -731,6 +736,33 @@ fn diagnosis_grid(set: &SetResult<'_>, metric: &Metric) -> Grid {
         let mut row = shown![contender.name.as_str()];
         row.extend(occurring.iter().map(|outcome| Shown::from(counts[*outcome as usize])));
         grid.rows.push(row);
+    }
+    grid
+}
+
+fn cause_grid(evaluation: &Evaluation<'_>, set: &SetResult<'_>, metric: &Metric) -> Grid {
+    let mut grid = Grid::new(
+        "Why answers were wrong",
+        format!(
+            "Each wrong answer has one cause, told from the set's other scorers, the judge, people and the arms that see gold passages. A technique can add at most what its causes cost: points of {}.",
+            metric.name
+        ),
+        &["arm", "cause", ">samples", ">points", "right in another arm", "what can help"],
+    );
+    for found in causes::errors(evaluation, set, metric) {
+        let best = found.best.map_or("none".into(), |(arm, n)| {
+            format!("{}: {n} of {}", set.contenders[arm].name, found.samples)
+        });
+        grid.rows.push(shown![
+            set.contenders[found.contender].name.as_str(),
+            found.cause.words(),
+            found.samples,
+            figure(Some(found.gain), |gain| {
+                gain.map_or("–".into(), |gain| format!("{:.1}", 100.0 * gain))
+            }),
+            best,
+            found.cause.remedy(),
+        ]);
     }
     grid
 }

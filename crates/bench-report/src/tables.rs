@@ -7,6 +7,7 @@ use bench_stats::{Estimate, Options, Test};
 
 use crate::agreement::Agreement;
 use crate::budget::{PARTS, budget};
+use crate::causes;
 use crate::cost::{Horizon, break_even, costings};
 use crate::diagnosis::{self, Outcome};
 use crate::effects::{effects, seeds};
@@ -60,6 +61,7 @@ pub(crate) fn files(
         ("slices", slices(evaluation)),
         ("retrieval", retrieval(evaluation)),
         ("diagnosis", diagnosis(evaluation)),
+        ("causes", cause_table(evaluation)),
         ("effects", effect_table(evaluation)),
         ("seeds", seed_table(evaluation)),
         ("training", training(evaluation)),
@@ -159,12 +161,13 @@ fn summary(evaluation: &Evaluation<'_>) -> Table {
 
 fn method(estimate: &Estimate) -> &'static str {
     use bench_stats::Method::{
-        Bca, ClusterRobust, ConfidenceSequence, Constant, Tango, Wilson, WilsonClustered,
+        Bca, ClusterRobust, ConfidenceSequence, Constant, Hall, Tango, Wilson, WilsonClustered,
     };
     match estimate.method {
         Wilson => "wilson",
         WilsonClustered => "wilson_clustered",
         Bca => "bca",
+        Hall => "hall",
         ClusterRobust => "cluster_robust",
         Tango => "tango",
         ConfidenceSequence => "confidence_sequence",
@@ -383,6 +386,36 @@ fn diagnosis(evaluation: &Evaluation<'_>) -> Table {
                     count,
                 ]);
             }
+        }
+    }
+    table
+}
+
+fn cause_table(evaluation: &Evaluation<'_>) -> Table {
+    let mut table = Table::new(&[
+        ("set", Text),
+        ("arm", Text),
+        ("metric", Text),
+        ("cause", Text),
+        ("samples", Count),
+        ("gain", Number),
+        ("best_arm", Text),
+        ("right_there", Count),
+    ]);
+    for set in &evaluation.sets {
+        let Some(metric) = set.primary() else { continue };
+        for found in causes::errors(evaluation, set, metric) {
+            let best = found.best.map(|(arm, n)| (set.contenders[arm].name.as_str(), n)).unzip();
+            table.push(row![
+                set.set.name.as_str(),
+                set.contenders[found.contender].name.as_str(),
+                metric.name.as_str(),
+                found.cause.column(),
+                found.samples,
+                found.gain,
+                best.0,
+                best.1,
+            ]);
         }
     }
     table

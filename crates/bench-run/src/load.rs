@@ -154,6 +154,7 @@ pub fn load_with(
         && let Some(list) = reader.prices(name)
     {
         experiment.prices = Prices::List(list);
+        reader.problems.extend(spec::unmeasured(&experiment, &source));
     }
     let plans = spec::resolve(&experiment);
     let sets: Vec<LoadedSet> = experiment

@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     bootstrap::{mean, variance},
-    distribution::{critical, t_critical},
+    distribution::{beta_quantile, t_critical},
+    interval::is_binary,
 };
 
 /// A judge's mean score, corrected by human labels.
@@ -35,9 +36,17 @@ pub struct Corrected {
 /// weighed so that the variance is least (Angelopoulos, Duchi and Zrnic 2023, "PPI++").
 ///
 /// `human` and `judge_labelled` grade the same samples, a random subset; `judge_unlabelled` are the
-/// judge's grades of all other samples. The interval uses Student's t with two degrees of
-/// freedom less than there are labels. Three labels and two unlabelled samples are the least it takes; `None`
-/// below that, with slices of different lengths or a grade that is not finite.
+/// judge's grades of all other samples.
+///
+/// Where all grades are 0 or 1, that is the estimate of double sampling (Tenenbein 1970, JASA
+/// 65:1350; Fisch et al. 2024, "Stratified prediction-powered inference"): people's share of right
+/// answers among those that the judge passes and among those that it fails, weighed by how many it
+/// passes and fails. It has no bias, and its interval joins Jeffreys intervals of the three shares
+/// (MOVER: Zou and Donner 2008, Statistics in Medicine 27:1693), because a good judge errs too seldom
+/// for Student's t. Other grades have Student's t with two degrees of freedom less than there are labels.
+///
+/// Three labels and two unlabelled samples are the least it takes; `None` below that, with slices of
+/// different lengths or a grade that is not finite.
 pub fn ppi_mean(
     human: &[f64],
     judge_labelled: &[f64],
@@ -50,6 +59,12 @@ pub fn ppi_mean(
         return None;
     }
     let all: Vec<f64> = judge_labelled.iter().chain(judge_unlabelled).copied().collect();
+    if is_binary(human)
+        && is_binary(&all)
+        && let Some(corrected) = double_sampling(human, judge_labelled, &all, level)
+    {
+        return Some(corrected);
+    }
     let (human_mean, judge_mean) = (mean(human), mean(judge_labelled));
     let products =
         human.iter().zip(judge_labelled).map(|(h, j)| (h - human_mean) * (j - judge_mean));
@@ -79,6 +94,73 @@ pub fn ppi_mean(
     })
 }
 
+/// `None` where nobody labelled any of the answers that the judge passed, or that it failed.
+fn double_sampling(human: &[f64], judge: &[f64], all: &[f64], level: f64) -> Option<Corrected> {
+    let count = |h: bool, j: bool| {
+        let is = |(x, y): &(&f64, &f64)| (**x > 0.5) == h && (**y > 0.5) == j;
+        human.iter().zip(judge).filter(is).count()
+    };
+    let among = |j: bool| Share::of(count(true, j), count(true, j) + count(false, j));
+    let (passed, failed) = (among(true)?, among(false)?);
+    let passes = Share::of(all.iter().filter(|&&x| x > 0.5).count(), all.len())?;
+    let (a, b, q) = (passed.value, failed.value, passes.value);
+    let mean = q * a + (1.0 - q) * b;
+    let [passed, failed, passes] = [&passed, &failed, &passes].map(|share| share.ends(level));
+    // What each share adds when it is as low, or as high, as its interval allows.
+    let reach = |upwards: bool| {
+        let gap = |(low, high): (f64, f64), up: bool| if up { high } else { low };
+        let judge = gap(passes, upwards == (a >= b)) - q;
+        let terms = [
+            q * (gap(passed, upwards) - a),
+            (1.0 - q) * (gap(failed, upwards) - b),
+            (a - b) * judge,
+        ];
+        terms.iter().map(|x| x * x).sum::<f64>().sqrt()
+    };
+    let spread = |share: f64, n: f64| share * (1.0 - share) / n;
+    let n = |j: bool| (count(true, j) + count(false, j)) as f64;
+    let variance = q * q * spread(a, n(true))
+        + (1.0 - q) * (1.0 - q) * spread(b, n(false))
+        + (a - b) * (a - b) * spread(q, all.len() as f64);
+    Some(Corrected {
+        mean,
+        standard_error: variance.sqrt(),
+        low: (mean - reach(false)).max(0.0),
+        high: (mean + reach(true)).min(1.0),
+        level,
+        judge_mean: q,
+        labelled: human.len(),
+        judged: all.len(),
+        judge_weight: Some(a - b),
+    })
+}
+
+/// A proportion.
+struct Share {
+    part: f64,
+    whole: f64,
+    value: f64,
+}
+
+impl Share {
+    /// `None` of nothing.
+    fn of(part: usize, whole: usize) -> Option<Share> {
+        let (part, whole) = (part as f64, whole as f64);
+        (whole > 0.0).then_some(Share { part, whole, value: part / whole })
+    }
+
+    /// Jeffreys' interval: equal tails of the posterior under a prior of Beta(1/2, 1/2) (Brown, Cai
+    /// and DasGupta 2001, Statistical Science 16:101).
+    fn ends(&self, level: f64) -> (f64, f64) {
+        let (hits, misses) = (self.part, self.whole - self.part);
+        let at = |p: f64| beta_quantile(p, hits + 0.5, misses + 0.5);
+        let tail = (1.0 - level) / 2.0;
+        let low = if hits > 0.0 { at(tail).min(self.value) } else { 0.0 };
+        let high = if misses > 0.0 { at(1.0 - tail).max(self.value) } else { 1.0 };
+        (low, high)
+    }
+}
+
 /// How a judge's verdicts compare with people's, on samples apart from those being scored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Confusion {
@@ -92,58 +174,106 @@ pub struct Confusion {
     pub false_positive: usize,
 }
 
-/// The share of right answers behind a judge's share of `passed` in `n` (Rogan and Gladen 1978), with
-/// the interval of Lang and Reiczigel (2014, Preventive Veterinary Medicine 113:13) which pays for the
-/// uncertainty of the judge's sensitivity and specificity. Clamped to 0 and 1.
+/// A confusion matrix that corrects nothing.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum NoCorrection {
+    /// Nothing was judged, or more passed than were judged.
+    #[error("nothing was judged")]
+    NothingJudged,
+    /// A rate of the judge is unknown.
+    #[error("its confusion matrix has no right or no wrong answers")]
+    OneSided,
+    /// The judge may do no better than chance.
+    #[error(
+        "sensitivity + specificity - 1 is {informedness:.2} ({low:.2} to {high:.2}), not clearly above 0: its verdicts may hold no information"
+    )]
+    Uninformative {
+        /// Youden's index of the judge: 1 is perfect, 0 is chance.
+        informedness: f64,
+        /// Lower end of its interval.
+        low: f64,
+        /// Upper end of its interval.
+        high: f64,
+    },
+}
+
+/// The share of right answers behind a judge's share of `passed` in `n` (Rogan and Gladen 1978,
+/// American Journal of Epidemiology 107:71), clamped to 0 and 1.
 ///
-/// `None` without samples, without right or wrong answers in `confusion`, or when the judge does no
-/// better than chance: then its verdicts hold no information.
+/// The interval holds every share that the three proportions allow (the judge's share of passes, its
+/// sensitivity and its specificity): Fieller's argument, with the interval of their linear combination
+/// by MOVER (Zou and Donner 2008) from Jeffreys intervals, so that it needs no symmetry and pays for
+/// the uncertainty of the matrix.
+///
+/// # Errors
+/// The estimate divides by sensitivity + specificity - 1. Where the interval of that reaches 0 it
+/// has no mean, and is refused.
 pub fn rogan_gladen(
     passed: usize,
     n: usize,
     confusion: Confusion,
     level: f64,
-) -> Option<Corrected> {
+) -> Result<Corrected, NoCorrection> {
     let Confusion { true_positive, false_negative, true_negative, false_positive } = confusion;
-    let [right, wrong] = [true_positive + false_negative, true_negative + false_positive];
-    if n == 0 || right == 0 || wrong == 0 || passed > n {
-        return None;
+    let share = Share::of(passed, n).filter(|share| share.value <= 1.0);
+    let share = share.ok_or(NoCorrection::NothingJudged)?;
+    let sensitivity = Share::of(true_positive, true_positive + false_negative);
+    let specificity = Share::of(true_negative, true_negative + false_positive);
+    let (Some(sensitivity), Some(specificity)) = (sensitivity, specificity) else {
+        return Err(NoCorrection::OneSided);
+    };
+    let (p, se, sp) = (share.value, sensitivity.value, specificity.value);
+    let [ends_p, ends_se, ends_sp] =
+        [&share, &sensitivity, &specificity].map(|share| share.ends(level));
+    let informedness = se + sp - 1.0;
+    let low = informedness - (se - ends_se.0).hypot(sp - ends_sp.0);
+    let high = informedness + (ends_se.1 - se).hypot(ends_sp.1 - sp);
+    if low <= 0.0 {
+        return Err(NoCorrection::Uninformative { informedness, low, high });
     }
-    let share = |part: usize, whole: usize| part as f64 / whole as f64;
-    let (p, sensitivity, specificity) =
-        (share(passed, n), share(true_positive, right), share(true_negative, wrong));
-    let information = sensitivity + specificity - 1.0;
-    if information <= 0.0 {
-        return None;
-    }
-    let mean = ((p + specificity - 1.0) / information).clamp(0.0, 1.0);
-
-    // Every proportion is drawn towards one half: z^2 more verdicts, one more of each label.
-    let z = critical(level);
-    let added = |p: f64, n: f64, more: f64| ((n * p + more / 2.0) / (n + more), n + more);
-    let (p, n_p) = added(p, n as f64, z * z);
-    let (se, n_se) = added(sensitivity, right as f64, 2.0);
-    let (sp, n_sp) = added(specificity, wrong as f64, 2.0);
-    let information = se + sp - 1.0;
-    if information <= 0.0 {
-        return None;
-    }
-    let centre = (p + sp - 1.0) / information;
-    let [v_p, v_se, v_sp] = [(p, n_p), (se, n_se), (sp, n_sp)].map(|(p, n)| p * (1.0 - p) / n);
-    let skew = 2.0 * z * z * (centre * v_se - (1.0 - centre) * v_sp);
-    let standard_error =
-        (v_p + centre * centre * v_se + (1.0 - centre).powi(2) * v_sp).sqrt() / information;
-    Some(Corrected {
+    let mean = ((p + sp - 1.0) / informedness).clamp(0.0, 1.0);
+    // What would pass beyond p if the share were `truth`: 0 at the estimate, falling in `truth`.
+    let excess = |truth: f64| p + (1.0 - truth) * sp - truth * se + truth - 1.0;
+    let norm = |terms: [f64; 3]| terms.iter().map(|x| x * x).sum::<f64>().sqrt();
+    let lower = |truth: f64| {
+        let terms = [p - ends_p.0, (1.0 - truth) * (sp - ends_sp.0), truth * (ends_se.1 - se)];
+        excess(truth) - norm(terms)
+    };
+    let upper = |truth: f64| {
+        let terms = [ends_p.1 - p, (1.0 - truth) * (ends_sp.1 - sp), truth * (se - ends_se.0)];
+        excess(truth) + norm(terms)
+    };
+    let spread = |share: &Share| {
+        let smoothed = (share.part + 0.5) / (share.whole + 1.0);
+        smoothed * (1.0 - smoothed) / share.whole
+    };
+    let variance = spread(&share)
+        + mean * mean * spread(&sensitivity)
+        + (1.0 - mean) * (1.0 - mean) * spread(&specificity);
+    Ok(Corrected {
         mean,
-        standard_error,
-        low: (centre + skew - z * standard_error).clamp(0.0, 1.0),
-        high: (centre + skew + z * standard_error).clamp(0.0, 1.0),
+        standard_error: variance.sqrt() / informedness,
+        low: if lower(0.0) > 0.0 { crossing(lower, 0.0, mean) } else { 0.0 },
+        high: if upper(1.0) < 0.0 { crossing(upper, mean, 1.0) } else { 1.0 },
         level,
-        judge_mean: share(passed, n),
-        labelled: right + wrong,
+        judge_mean: p,
+        labelled: true_positive + false_negative + true_negative + false_positive,
         judged: n,
         judge_weight: None,
     })
+}
+
+/// Where a function that is positive at `low` and negative at `high` crosses 0.
+fn crossing(of: impl Fn(f64) -> f64, mut low: f64, mut high: f64) -> f64 {
+    for _ in 0..60 {
+        let middle = f64::midpoint(low, high);
+        if of(middle) > 0.0 {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    f64::midpoint(low, high)
 }
 
 #[cfg(test)]
@@ -183,10 +313,65 @@ mod tests {
     }
 
     #[test]
-    fn a_judge_no_better_than_chance_corrects_nothing() {
-        let confusion =
-            Confusion { true_positive: 5, false_negative: 5, true_negative: 5, false_positive: 5 };
-        assert_eq!(rogan_gladen(50, 100, confusion, 0.95), None);
+    fn right_or_wrong_is_corrected_within_what_the_judge_passes_and_fails() {
+        // Of 40 labelled, the judge passes 20, of which 18 are right, and fails 20, of which 4 are.
+        // Of all 400 it passes 240: 0.6 * 0.9 + 0.4 * 0.2 = 0.62.
+        let at = |i: i32| {
+            (f64::from(u8::from(i < 18 || (20..24).contains(&i))), f64::from(u8::from(i < 20)))
+        };
+        let (human, judge): (Vec<f64>, Vec<f64>) = (0..40).map(at).unzip();
+        let rest: Vec<f64> = (0..360).map(|i| f64::from(u8::from(i < 220))).collect();
+        let corrected = ppi_mean(&human, &judge, &rest, 0.95).unwrap();
+        assert!((corrected.mean - 0.62).abs() < 1e-9, "{corrected:?}");
+        assert!((corrected.judge_weight.unwrap() - 0.7).abs() < 1e-9);
+        // 0.36 * 0.09 / 20 + 0.16 * 0.16 / 20 + 0.49 * 0.24 / 400.
+        assert!((corrected.standard_error - 0.003_194_f64.sqrt()).abs() < 1e-9);
+        let half = 1.96 * corrected.standard_error;
+        assert!((corrected.mean - corrected.low - half).abs() < 0.02, "{corrected:?}");
+        assert!((corrected.high - corrected.mean - half).abs() < 0.02, "{corrected:?}");
+    }
+
+    #[test]
+    fn the_interval_of_a_proportion_is_jeffreys() {
+        // SciPy: beta.ppf([0.025, 0.975], 7.5, 3.5).
+        let (low, high) = Share::of(7, 10).unwrap().ends(0.95);
+        assert!(
+            (low - 0.394_181_68).abs() < 1e-6 && (high - 0.907_305_41).abs() < 1e-6,
+            "{low} {high}"
+        );
+        assert!(Share::of(0, 10).unwrap().ends(0.95).0.abs() < 1e-12);
+        assert!((Share::of(10, 10).unwrap().ends(0.95).1 - 1.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_judge_not_clearly_better_than_chance_corrects_nothing() {
+        let confusion = |right: usize, wrong: usize| Confusion {
+            true_positive: right,
+            false_negative: 10 - right,
+            true_negative: wrong,
+            false_positive: 10 - wrong,
+        };
+        let refused = rogan_gladen(50, 100, confusion(6, 6), 0.95).unwrap_err();
+        assert!(
+            refused.to_string().starts_with("sensitivity + specificity - 1 is 0.20 (-0."),
+            "{refused}"
+        );
+        assert!(rogan_gladen(50, 100, confusion(9, 9), 0.95).is_ok());
+        let nobody_wrong = Confusion { true_negative: 0, false_positive: 0, ..confusion(9, 9) };
+        assert_eq!(rogan_gladen(50, 100, nobody_wrong, 0.95), Err(NoCorrection::OneSided));
+        assert_eq!(rogan_gladen(0, 0, confusion(9, 9), 0.95), Err(NoCorrection::NothingJudged));
         assert_eq!(ppi_mean(&[1.0], &[1.0], &[1.0, 0.0], 0.95), None);
+    }
+
+    #[test]
+    fn a_perfect_known_judge_leaves_the_interval_of_a_proportion() {
+        let confusion = Confusion {
+            true_positive: 1_000_000,
+            true_negative: 1_000_000,
+            ..Confusion { true_positive: 0, false_negative: 0, true_negative: 0, false_positive: 0 }
+        };
+        let corrected = rogan_gladen(70, 100, confusion, 0.95).unwrap();
+        let (low, high) = Share::of(70, 100).unwrap().ends(0.95);
+        assert!((corrected.low - low).abs() < 1e-4 && (corrected.high - high).abs() < 1e-4);
     }
 }

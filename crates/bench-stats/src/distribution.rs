@@ -2,7 +2,10 @@
 
 use statrs::{
     distribution::{ContinuousCDF, Normal, StudentsT},
-    function::{beta::beta_reg, gamma::ln_gamma},
+    function::{
+        beta::{beta_reg, inv_beta_reg},
+        gamma::ln_gamma,
+    },
 };
 
 /// `P(Z <= z)` of the standard normal.
@@ -38,6 +41,11 @@ fn inside(p: f64) -> f64 {
 
 fn student(degrees: f64) -> Option<StudentsT> {
     (degrees < 1e7).then(|| StudentsT::new(0.0, 1.0, degrees).ok()).flatten()
+}
+
+/// The quantile of a Beta(`a`, `b`), `a` and `b` above 0.
+pub(crate) fn beta_quantile(p: f64, a: f64, b: f64) -> f64 {
+    inv_beta_reg(a, b, inside(p))
 }
 
 /// `P(X <= k)` for `X ~ Binomial(n, p)`.

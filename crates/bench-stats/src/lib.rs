@@ -21,7 +21,7 @@ pub mod variance;
 pub use agreement::{Scale, Weighting, cohens_kappa, krippendorff_alpha, percent_agreement};
 pub use bootstrap::{Coefficient, acceleration, bca, expanded_critical};
 pub use bradley_terry::{BradleyTerryError, PairCount, Strength, bradley_terry};
-pub use corrected::{Confusion, Corrected, ppi_mean, rogan_gladen};
+pub use corrected::{Confusion, Corrected, NoCorrection, ppi_mean, rogan_gladen};
 pub use decision::{
     ArmDecision, ArmFigures, Constraint, Decision, DecisionError, Figure, Limit, Utility, decide,
 };

@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 
 use bench_core::dataset::TrainRow;
-use bench_core::spec::{ArmPlan, ChunkBy, Chunking, ModelSource, Rag, Scorer};
+use bench_core::plan;
+use bench_core::spec::{ArmPlan, ChunkBy, Chunking, Judge, JudgeMode, ModelSource, Rag, Scorer};
+use bench_run::score::RubricJudge;
 use bench_run::{Loaded, LoadedSet};
 use bench_stats::interval::Options;
 use bench_stats::power::{Spread, minimum_detectable_difference};
@@ -73,12 +75,18 @@ pub(crate) fn describe(loaded: &Loaded, backends: &Real) -> String {
         writeln!(text, "\n{line}").ok();
         seconds += needed;
     }
+    let (judging, judgements) = judging(loaded, backends);
+    text.push_str(&judging.text);
+    seconds += judging.seconds;
+    let judged =
+        if judgements > 0 { format!(" and {judgements} judgements") } else { String::new() };
     writeln!(
         text,
-        "\n{trials} trials, about {:.0} minutes on two cores without a GPU",
+        "\n{trials} trials{judged}, about {:.0} minutes on two cores without a GPU",
         (seconds / 60.0).ceil()
     )
     .ok();
+    text.push_str(&stopping(loaded));
     let bytes = experiment.models.values().map(|model| size(backends, model)).fold(0.0, f64::max);
     if bytes > 0.0 {
         writeln!(
@@ -88,12 +96,7 @@ pub(crate) fn describe(loaded: &Loaded, backends: &Real) -> String {
         )
         .ok();
     }
-    writeln!(
-        text,
-        "\nThe smallest difference this run can find (power 80 %, {} comparisons):",
-        comparisons(loaded)
-    )
-    .ok();
+    text.push_str("\nThe smallest difference each comparison can find (power 80 %):\n");
     for set in &loaded.sets {
         writeln!(text, "- {}: {}", set.spec.name, smallest(loaded, set)).ok();
     }
@@ -183,6 +186,104 @@ fn shown_to_sort(rag: &Rag) -> f64 {
     f64::from((1 + moves) * window.min(rerank.candidates))
 }
 
+/// What judging takes, in a table of its own.
+#[derive(Default)]
+struct Judging {
+    text: String,
+    seconds: f64,
+}
+
+/// Tokens of a judge's prompt beside rubric, question and answers: instructions and marks.
+const JUDGE_FRAME: f64 = 220.0;
+
+/// The judges' table, and how often they are asked in all. Equal answers are judged once, so these
+/// are the most.
+fn judging(loaded: &Loaded, backends: &Real) -> (Judging, usize) {
+    let experiment = &loaded.experiment;
+    let Some(judge) = &experiment.judge else { return (Judging::default(), 0) };
+    let mut found = Judging {
+        text: "\n| set | judge | judgements, at most | prompt tokens | answer tokens, at most |\n\
+               |---|---|---:|---:|---:|\n"
+            .into(),
+        seconds: 0.0,
+    };
+    let mut total = 0;
+    for set in &loaded.sets {
+        let asked = judgements(loaded, set, judge);
+        if asked == 0 {
+            continue;
+        }
+        let max_tokens = set.spec.max_tokens.unwrap_or(experiment.generate.max_tokens);
+        let answers = if judge.mode == JudgeMode::Pairwise { 2.0 } else { 1.0 };
+        let n = set.samples.len().max(1) as f64;
+        let text =
+            |sample: &bench_core::dataset::Sample| sample.input.len() + sample.reference.len();
+        let sample = set.samples.iter().map(text).sum::<usize>() as f64 / n;
+        let rubric = loaded.rubric.as_ref().map_or(0, String::len) as f64;
+        let each = JUDGE_FRAME
+            + (rubric + sample) / CHARACTERS_PER_TOKEN
+            + answers * 0.5 * f64::from(max_tokens);
+        let (prompt, reply) =
+            (each * asked as f64, f64::from(RubricJudge::REPLY_TOKENS) * asked as f64);
+        for name in judge.names() {
+            found.seconds += scale(backends, &experiment.models[name])
+                * (prompt / RATES.prompt + 0.5 * reply / RATES.answer);
+            total += asked;
+            writeln!(
+                found.text,
+                "| {} | {name} | {asked} | {prompt:.0} | {reply:.0} |",
+                set.spec.name
+            )
+            .ok();
+        }
+    }
+    (found, total)
+}
+
+/// How often one judge is asked on a set: a pair of answers counts twice, once in each order.
+fn judgements(loaded: &Loaded, set: &LoadedSet, judge: &Judge) -> usize {
+    if judge.on.as_ref().is_some_and(|on| !on.contains(&set.spec.name)) {
+        return 0;
+    }
+    let n = judge.sample.map_or(usize::MAX, |n| n as usize).min(set.samples.len());
+    // Points of learning curves are judged only where the judge decides, and never in pairs.
+    let points = judge.mode == JudgeMode::Rubric
+        && matches!(set.spec.scorers.first(), Some(Scorer::Judge {}));
+    let is_judged =
+        |plan: &&ArmPlan| plan.sets.contains(&set.spec.name) && (points || plan.curve.is_none());
+    let plans = loaded.plans.iter().filter(is_judged);
+    match judge.mode {
+        JudgeMode::Rubric => {
+            let seeds = plans.map(|plan| plan.finetune.as_ref().map_or(1, |f| f.seeds.len()));
+            let answers = seeds.sum::<usize>() * loaded.experiment.run.epochs.get() as usize;
+            n * answers * judge.repeats.get() as usize
+        }
+        JudgeMode::Pairwise => {
+            let arms = plans.count();
+            let pairs = arms * arms.saturating_sub(1) / 2;
+            2 * n * judge.pairs_per_sample.map_or(pairs, |some| pairs.min(some as usize))
+        }
+    }
+}
+
+/// When a run that may stop early looks, where it may.
+fn stopping(loaded: &Loaded) -> String {
+    let Some(stop) = &loaded.experiment.run.stop else { return String::new() };
+    let half = stop.half_width.map(|half| format!("every arm's mean is known to within {half}"));
+    let decided = stop.decided.then(|| "the comparison is decided".to_owned());
+    let when: Vec<String> = half.into_iter().chain(decided).collect();
+    let mut text = format!(
+        "These are the most: a set is asked in rounds and no further once {}.\n",
+        when.join(" or ")
+    );
+    for set in &loaded.sets {
+        let rounds = plan::rounds(stop.first as usize, set.samples.len());
+        let looks: Vec<String> = rounds.iter().map(usize::to_string).collect();
+        writeln!(text, "- {}: looks after {} samples", set.spec.name, looks.join(", ")).ok();
+    }
+    text
+}
+
 /// Bytes of a model's weights, as far as can be known without loading it.
 fn size(backends: &Real, model: &ModelSource) -> f64 {
     let folder = match model {
@@ -208,10 +309,6 @@ fn scale(backends: &Real, model: &ModelSource) -> f64 {
     }
 }
 
-fn comparisons(loaded: &Loaded) -> usize {
-    loaded.experiment.arms.len().saturating_sub(1).max(1)
-}
-
 fn smallest(loaded: &Loaded, set: &LoadedSet) -> String {
     let options = Options { alpha: loaded.experiment.compare.alpha, ..Options::default() };
     let binary = !matches!(
@@ -219,8 +316,12 @@ fn smallest(loaded: &Loaded, set: &LoadedSet) -> String {
         Scorer::TokenF1 {}
             | Scorer::RougeL {}
             | Scorer::Chrf {}
+            | Scorer::Bleu {}
+            | Scorer::JsonSchema { .. }
             | Scorer::Functional {}
+            | Scorer::Citation { .. }
             | Scorer::EmbeddingSimilarity {}
+            | Scorer::Judge {}
     );
     let spread = if binary {
         Spread::Discordance(GUESSED_DISCORDANCE)
@@ -228,15 +329,26 @@ fn smallest(loaded: &Loaded, set: &LoadedSet) -> String {
         Spread::StandardDeviation(GUESSED_DISCORDANCE)
     };
     let n = set.samples.len();
-    match minimum_detectable_difference(n, spread, comparisons(loaded), &options) {
-        Some(difference) => {
-            let points = 100.0 * difference;
-            format!(
-                "{points:.0} points of {} with {n} samples, if arms differ on {:.0} % of them",
-                set.spec.scorers[0].name(),
-                100.0 * GUESSED_DISCORDANCE
-            )
-        }
-        None => format!("none: {n} samples are too few"),
+    // Points of learning curves are compared with nobody.
+    let compared = |plan: &&ArmPlan| plan.curve.is_none() && plan.sets.contains(&set.spec.name);
+    let arms = loaded.plans.iter().filter(compared).count();
+    let found = |comparisons: usize| {
+        let found = minimum_detectable_difference(n, spread, comparisons, &options);
+        found.map(|difference| format!("{:.0} points", 100.0 * difference))
+    };
+    let (others, pairs) = (arms.saturating_sub(1), arms * arms.saturating_sub(1) / 2);
+    if pairs == 0 {
+        return "one arm, nothing to compare".into();
     }
+    let Some(to_baseline) = found(others) else {
+        return format!("none: {n} samples are too few");
+    };
+    let between = found(pairs).unwrap_or_else(|| "none".into());
+    let baseline = &loaded.experiment.compare.baseline;
+    format!(
+        "{to_baseline} of {} to {baseline} ({others} comparisons), {between} between any two arms \
+         ({pairs}, which the decision needs), with {n} samples if arms differ on {:.0} % of them",
+        set.spec.scorers[0].name(),
+        100.0 * GUESSED_DISCORDANCE
+    )
 }

@@ -46,6 +46,13 @@ pub fn parse(
     Err(Box::new(source.error(problems)))
 }
 
+/// What the decision needs and the run does not measure, once prices have been read from their file.
+pub fn unmeasured(experiment: &Experiment, source: &Source) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    Sense { experiment, source, problems: &mut problems }.constraints();
+    problems
+}
+
 /// The tree of a file with every `${NAME}` replaced; one that is not set is a problem.
 pub(super) fn expanded(
     name: &str,
@@ -246,7 +253,15 @@ impl Sense<'_> {
                 );
             }
             if set.scorers.is_empty() {
-                let message = format!("eval set `{}` has no scorer", set.name);
+                let margin = self.experiment.compare.margin;
+                let message = if margin > 0.0 {
+                    format!(
+                        "eval set `{}` has no scorer, so that the margin {margin} is of no metric",
+                        set.name
+                    )
+                } else {
+                    format!("eval set `{}` has no scorer", set.name)
+                };
                 self.add(&at("scorers"), message, "empty", "for example `scorers: [exact_match]`");
             }
             let mut names = BTreeSet::new();
@@ -1108,12 +1123,62 @@ impl Sense<'_> {
         }
     }
 
-    /// A limit on a figure needs the figure.
+    /// A limit on a figure or a weight of it needs the figure.
     fn constraints(&mut self) {
-        let experiment = self.experiment;
-        if experiment.compare.constraints.max_cost_per_1000.is_none() {
-            return;
+        let compare = &self.experiment.compare;
+        let (limits, weights) = (&compare.constraints, &compare.weights);
+        for (section, key, value) in [
+            ("constraints", "max_cost_per_1000", limits.max_cost_per_1000),
+            ("constraints", "max_p95_latency_ms", limits.max_p95_latency_ms),
+            ("constraints", "min_quality", limits.min_quality),
+            ("constraints", "max_training_cost", limits.max_training_cost),
+            ("constraints", "min_retention", limits.min_retention),
+            ("weights", "cost_per_1000", weights.cost_per_1000),
+            ("weights", "p95_latency_ms", weights.p95_latency_ms),
+            ("weights", "training_cost", weights.training_cost),
+            ("weights", "retention", weights.retention),
+        ] {
+            if value.is_some_and(|value| !value.is_finite() || value < 0.0) {
+                let message = format!("`compare.{section}.{key}` is out of range");
+                self.add(&["compare", section, key], message, "here", "give 0 or more");
+            }
         }
+        if !weights.is_empty() && self.experiment.run.stop.is_some() {
+            let message = "a run that stops early compares scores, and here costs are weighed in";
+            let help = "use `compare.constraints` instead, or leave `run.stop` out";
+            self.add(&["compare", "weights"], message, "here", help);
+        }
+        let measured = |limit: Option<f64>, limited, weight: Option<f64>, weighed| {
+            let limit = limit.map(|_| ("constraints", limited, "limited"));
+            limit.or(weight.map(|_| ("weights", weighed, "weighed")))
+        };
+        let cost = measured(
+            limits.max_cost_per_1000,
+            "max_cost_per_1000",
+            weights.cost_per_1000,
+            "cost_per_1000",
+        );
+        let training = measured(
+            limits.max_training_cost,
+            "max_training_cost",
+            weights.training_cost,
+            "training_cost",
+        );
+        let retention =
+            measured(limits.min_retention, "min_retention", weights.retention, "retention");
+        if let Some((section, key, word)) = cost {
+            self.needs_prices(&["compare", section, key], word);
+        }
+        if let Some((section, key, word)) = training {
+            self.needs_training_prices(&["compare", section, key], word);
+        }
+        if let Some((section, key, word)) = retention {
+            self.needs_retention(&["compare", section, key], word);
+        }
+    }
+
+    fn needs_prices(&mut self, path: &[&str], word: &str) {
+        let experiment = self.experiment;
         let unpriced: BTreeSet<&str> = experiment
             .arms
             .iter()
@@ -1125,12 +1190,67 @@ impl Sense<'_> {
         if !unpriced.is_empty() {
             let names: Vec<&str> = unpriced.into_iter().collect();
             let message = format!(
-                "the cost is limited, and this run does not measure it: no prices for {}",
+                "the cost is {word}, and this run does not measure it: no prices for {}",
                 names.join(", ")
             );
-            let path = ["compare", "constraints", "max_cost_per_1000"];
             let help = "give `prices: { date: …, models: { MODEL: { input: …, output: … } } }`, or drop the limit";
-            self.add(&path, message, "not measured", help);
+            self.add(path, message, "not measured", help);
+        }
+    }
+
+    fn needs_training_prices(&mut self, path: &[&str], word: &str) {
+        let experiment = self.experiment;
+        let hour = |model: &str| {
+            let price = experiment.prices.of(model, false);
+            price.is_some_and(|price| price.training_hour() > 0.0)
+        };
+        let trained = experiment.arms.iter().filter(|arm| self.is_trained(arm));
+        let unpriced: BTreeSet<&str> =
+            trained.map(|arm| arm.model.as_str()).filter(|model| !hour(model)).collect();
+        // A file's prices are checked when it has been read.
+        if !unpriced.is_empty() && experiment.prices.list().is_some() {
+            let names: Vec<&str> = unpriced.into_iter().collect();
+            let message = format!(
+                "the cost of training is {word}, and this run does not measure it: no price of an hour for {}",
+                names.join(", ")
+            );
+            let help = "give `prices: { date: …, models: { MODEL: { gpu_hour: … } } }` (or `machine_hour`), or drop it";
+            self.add(path, message, "not measured", help);
+        }
+    }
+
+    fn needs_retention(&mut self, path: &[&str], word: &str) {
+        let experiment = self.experiment;
+        let runs =
+            |arm: &Arm, set: &EvalSet| arm.on.as_ref().is_none_or(|on| on.contains(&set.name));
+        for arm in experiment.arms.iter().filter(|arm| self.is_trained(arm)) {
+            let sets = &experiment.eval_sets;
+            let decided = sets.iter().filter(|set| !set.retention && runs(arm, set));
+            let unmeasured = decided.filter(|set| {
+                !sets.iter().any(|s| s.retention && s.train == set.train && runs(arm, s))
+            });
+            if let Some(set) = unmeasured.map(|set| &set.name).next() {
+                let message = format!(
+                    "retention is {word}, and this run does not measure that of arm `{}` as trained for set `{set}`",
+                    arm.name
+                );
+                let help = "add a set of general questions with `retention: true` and the same `train`, or drop it";
+                self.add(path, message, "not measured", help);
+                return;
+            }
+        }
+    }
+
+    /// Whether the arm, or a part of it, is fine-tuned.
+    fn is_trained(&self, arm: &Arm) -> bool {
+        match &arm.strategy {
+            Strategy::Finetune(_) => true,
+            Strategy::Prompt(_) | Strategy::Rag(_) | Strategy::Features(_) => false,
+            Strategy::Compose(parts) => {
+                let part = |name: &String| self.experiment.arms.iter().find(|a| a.name == *name);
+                let is_tuned = |arm: &Arm| matches!(arm.strategy, Strategy::Finetune(_));
+                parts.iter().filter_map(part).any(is_tuned)
+            }
         }
     }
 

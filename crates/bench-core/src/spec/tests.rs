@@ -295,6 +295,54 @@ fn a_limit_on_a_cost_that_is_not_measured_is_refused() {
 }
 
 #[test]
+fn what_is_limited_or_weighed_must_be_measured() {
+    check_problem(
+        "baseline: zero }",
+        "baseline: zero, weights: { cost_per_1000: 0.01 } }",
+        "12: the cost is weighed, and this run does not measure it: no prices for small [give `prices: { date: …, models: { MODEL: { input: …, output: … } } }`, or drop the limit]",
+    );
+    check_problem(
+        "baseline: zero }",
+        "baseline: zero, constraints: { max_training_cost: 5 } }",
+        "12: the cost of training is limited, and this run does not measure it: no price of an hour for small [give `prices: { date: …, models: { MODEL: { gpu_hour: … } } }` (or `machine_hour`), or drop it]",
+    );
+    check_problem(
+        "baseline: zero }",
+        "baseline: zero, constraints: { min_retention: 0.95 } }",
+        "12: retention is limited, and this run does not measure that of arm `lora` as trained for set `facts` [add a set of general questions with `retention: true` and the same `train`, or drop it]",
+    );
+    check_problem(
+        "baseline: zero }",
+        "baseline: zero, weights: { p95_latency_ms: -1 } }",
+        "12: `compare.weights.p95_latency_ms` is out of range [give 0 or more]",
+    );
+    check_problem(
+        "compare: { baseline: zero }",
+        "run: { stop: { decided: true } }\ncompare: { baseline: zero, weights: { p95_latency_ms: 0.001 } }",
+        "13: a run that stops early compares scores, and here costs are weighed in [use `compare.constraints` instead, or leave `run.stop` out]",
+    );
+    let retention = "eval_sets:
+  - { name: skills, path: g.jsonl, train: t.jsonl, retention: true, scorers: [choice], corpus: c.jsonl }";
+    let text = GOOD.replacen("eval_sets:", retention, 1).replacen(
+        "baseline: zero }",
+        "baseline: zero, constraints: { min_retention: 0.95, min_quality: 0.5, max_p95_latency_ms: 900 } }",
+        1,
+    );
+    let experiment = read(&text).unwrap();
+    assert_eq!(experiment.compare.constraints.min_retention, Some(0.95));
+    assert!(experiment.compare.weights.is_empty());
+}
+
+#[test]
+fn a_margin_without_a_metric_is_refused() {
+    check_problem(
+        "scorers: [exact_match, { numeric: { tolerance: 0.5 } }]",
+        "scorers: []",
+        "5: eval set `facts` has no scorer, so that the margin 0.02 is of no metric [for example `scorers: [exact_match]`]",
+    );
+}
+
+#[test]
 fn a_run_that_stops_early_says_when() {
     check_problem(
         "compare:",

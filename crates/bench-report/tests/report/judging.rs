@@ -137,6 +137,18 @@ fn a_confusion_matrix_corrects_where_there_are_no_labels() {
     let (manifest, records) = judged(60, with(grader(), "confusion", matrix));
     let table = text(&built(&manifest, &records), "tables/corrected.csv");
     assert!(table.contains(",rag,rogan_gladen,60,200,"), "{table}");
+    // One that may be no better than chance corrects nothing, and the page says why.
+    let matrix =
+        json!({ "true_positive": 6, "false_negative": 4, "true_negative": 6, "false_positive": 4 });
+    let (manifest, records) = judged(60, with(grader(), "confusion", matrix));
+    let report = built(&manifest, &records);
+    assert!(!report.files.iter().any(|(path, _)| path == "tables/corrected.csv"));
+    let page = text(&report, "report.md");
+    assert!(
+        page.contains("sensitivity + specificity - 1 is 0.20")
+            && page.contains("not clearly above 0"),
+        "{page}"
+    );
 }
 
 #[test]

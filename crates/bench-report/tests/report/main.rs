@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 mod bad_input;
 mod charts;
 mod comparison;
+mod decision;
 mod judging;
 mod synthetic;
 mod tools;

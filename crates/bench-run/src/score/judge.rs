@@ -63,6 +63,9 @@ impl RubricJudge {
     /// again.
     pub const VERSION: u32 = 1;
 
+    /// The most tokens that a judgement is written in.
+    pub const REPLY_TOKENS: u32 = MAX_TOKENS;
+
     /// A judge with this rubric and `judge.grades`. Ask [`RubricJudge::problem`] first.
     pub fn new(judge: &Judge, rubric: String, generator: Arc<dyn Generator>) -> Self {
         let (grades, temperature) = (judge.grades.clone(), judge.temperature);
