@@ -418,7 +418,8 @@ fn standing(evaluation: &Evaluation<'_>, set: &SetResult<'_>, winner: Option<&st
     };
     let at = match winner {
         Some(winner) => set.contenders.iter().position(|c| c.name == *winner),
-        None => (0..set.contenders.len()).filter(|at| mean(*at).is_some()).max_by(by_mean),
+        // Of several training seeds, the one that enters the decision.
+        None => set.entrants.iter().copied().filter(|at| mean(*at).is_some()).max_by(by_mean),
     };
     let Some((at, estimate)) = at.and_then(|at| Some((at, metric.estimates[at].as_ref()?))) else {
         return String::new();

@@ -14,7 +14,7 @@ const PROMPT_TEXT: usize = 160;
 pub(super) fn budget_grid(set: &SetResult<'_>) -> Grid {
     let mut grid = Grid::new(
         "What prompts are made of",
-        "Mean tokens per part, counted by the arm's own tokenizer; the answer's are those kept free for it.",
+        "Mean tokens per part, counted by the arm's own tokenizer. The answer's are those generated in the picture, and those kept free for it in the figures.",
         &["arm"],
     );
     grid.columns.extend(PARTS.map(|part| Head {
