@@ -13,6 +13,7 @@ mod judge;
 mod ladder;
 mod learning;
 mod quick;
+mod report;
 mod retrieval;
 mod view;
 
