@@ -7,6 +7,7 @@
 // eight arms, whose answers, questions and passages are words drawn at random. The third page is that
 // of the committed quickstart.
 import { execFileSync, spawn } from "node:child_process";
+import { once } from "node:events";
 import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { cpus, loadavg, tmpdir } from "node:os";
 import { basename, dirname, join, resolve } from "node:path";
@@ -106,6 +107,7 @@ const audited = async (address) => {
 const accessibility = async (file) => {
   // Lighthouse wants http.
   const server = createServer((_, response) => response.setHeader("content-type", "text/html").end(readFileSync(file))).listen(0, "127.0.0.1");
+  await once(server, "listening");
   const score = await audited(`http://127.0.0.1:${server.address().port}/`);
   server.close();
   return score;
