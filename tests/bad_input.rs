@@ -76,6 +76,66 @@ fn mistakes_in_the_yaml_are_placed() {
 }
 
 #[test]
+fn mistakes_in_soft_prompts_and_objectives_are_placed() {
+    let tuned = |settings: &str, words: &[&str]| {
+        check_edit("finetune: { seeds: [0] }", &format!("finetune: {{ {settings} }}"), words);
+    };
+    tuned("method: soft_prompt, num_virtual_tokens: 0", &["`num_virtual_tokens` cannot train"]);
+    tuned("method: soft_prompt, prompt_tuning_init: text", &["has no text to start from"]);
+    tuned("method: soft_prompt, prompt_tuning_init_text: be brief", &["is not used"]);
+    tuned("method: soft_prompt, objective: dpo", &["a soft prompt is not trained by `dpo`"]);
+    tuned("method: soft_prompt, use_dora: true", &["settings of adapters"]);
+    tuned("objective: kto, micro_batch_size: 1", &["at least 2", "other rows of a batch"]);
+    tuned("objective: kto, desirable_weight: -1", &["`undesirable_weight` of 0 or more"]);
+    check_edit(
+        "lora, model: m, strategy: { finetune: { seeds: [0] } }",
+        "lora, model: m, constraint: { regex: a }, strategy: { finetune: { method: soft_prompt } }",
+        &["the decoder that serves it knows no constraint", "constraint: free"],
+    );
+}
+
+#[test]
+fn mistakes_in_reward_models_are_placed() {
+    let best = |settings: &str, words: &[&str]| {
+        check_edit(
+            "zero_shot, model: m, strategy: prompt }",
+            &format!(
+                "zero_shot, model: m, strategy: {{ prompt: {{ best_of: {{ {settings} }} }} }} }}"
+            ),
+            words,
+        );
+    };
+    best("reward: taste", &["there is no reward model `taste`", "rewards: {"]);
+    let with = |reward: &str, settings: &str, words: &[&str]| {
+        let scratch = Scratch::new();
+        scratch.edit("compare:", &format!("rewards: {{ taste: {reward} }}\ncompare:"));
+        scratch.edit(
+            "zero_shot, model: m, strategy: prompt }",
+            &format!(
+                "zero_shot, model: m, strategy: {{ prompt: {{ best_of: {{ {settings} }} }} }} }}"
+            ),
+        );
+        check(&scratch, &["check", "x.yaml"], 2, words);
+    };
+    let taste = "{ model: m, set: facts }";
+    with(taste, "reward: tast", &["did you mean `taste`?"]);
+    with(taste, "reward: taste, n: 1", &["one answer is always the best"]);
+    with(taste, "reward: taste, temperature: 0", &["all answers are the same one"]);
+    with("{ model: x, set: facts }", "reward: taste", &["there is no model `x`"]);
+    with("{ model: m, set: fact }", "reward: taste", &["there is no eval set `fact`"]);
+    with(
+        "{ model: m, set: facts, finetune: { method: full } }",
+        "reward: taste",
+        &["cannot be trained like this", "`method: lora` or `qlora`"],
+    );
+    check_edit(
+        "finetune: { seeds: [0] }",
+        "finetune: { objective: reward }",
+        &["a reward model does not answer", "`rewards:`"],
+    );
+}
+
+#[test]
 fn every_mistake_is_reported_at_once() {
     let scratch = Scratch::new();
     scratch.edit("top_k: 1", "topk: 1");

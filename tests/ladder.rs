@@ -124,6 +124,8 @@ fn every_method_is_served_as_it_was_trained() {
         ("head", "merged", "method: head"),
         ("bitfit", "merged", "method: bitfit"),
         ("full", "merged", "method: full, optimizer: adamw_8bit"),
+        ("soft_prompt", "decoder", "method: soft_prompt, num_virtual_tokens: 4"),
+        ("kto", "adapter", "lora_r: 4, objective: kto"),
     ];
     let lines: Vec<String> = arms
         .iter()
@@ -134,6 +136,17 @@ fn every_method_is_served_as_it_was_trained() {
         })
         .collect();
     let lines = lines.join("\n");
+    // KTO learns from verdicts, of which plain learning leaves the bad ones out.
+    let mut rows = String::new();
+    for i in 0..6 {
+        for (word, label) in [("said", true), ("never", false)] {
+            let row = format!(
+                "{{\"prompt\":\"say {i}\",\"completion\":\"{word} {i}\",\"label\":{label}}}\n"
+            );
+            rows.push_str(&row);
+        }
+    }
+    scratch.write("train.jsonl", &rows);
     scratch.write(
         "x.yaml",
         &format!(
@@ -167,6 +180,67 @@ compare: {{ baseline: zero_shot }}
         assert_eq!(check["tokens"], check["top1_agree"], "{check}");
         assert!(check["max_nll_difference"].as_f64().unwrap() < 1e-3, "{check}");
     }
+    // The decoder of the soft prompt writes what the server does where nothing was trained.
+    let written: Vec<u64> =
+        parity.iter().filter_map(|check| check["base_tokens"].as_u64()).collect();
+    assert!(matches!(written.as_slice(), [tokens] if *tokens >= 4), "{parity:?}");
+    // Of verdicts, plain learning takes the good half.
+    let rows = |name: &str| {
+        training.iter().find(|entry| entry["arms"][0] == name).unwrap()["rows"].as_u64()
+    };
+    assert_eq!((rows("lora"), rows("kto")), (Some(6), Some(12)));
+}
+
+#[test]
+fn the_best_of_several_answers_is_taken_by_a_reward_model() {
+    let scratch = Scratch::new();
+    write_model(&scratch.path().join("toy"));
+    let rows: String = (0..8)
+        .map(|i| {
+            format!("{{\"input\":\"say {i}\",\"chosen\":\"said {i}\",\"rejected\":\"no {i}\"}}")
+                + "\n"
+        })
+        .collect();
+    scratch.write("train.jsonl", &rows);
+    scratch.write(
+        "x.yaml",
+        "version: 1
+models: { m: { path: toy } }
+prices: { date: 2026-11-21, models: { m: { input: 1, output: 10 } } }
+rewards: { taste: { model: m, set: forms, finetune: { lora_r: 4, num_epochs: 5, sequence_len: 128, learning_rate: 1.0e-2 } } }
+eval_sets:
+  - { name: forms, path: forms.jsonl, train: train.jsonl, scorers: [exact_match], max_tokens: 8 }
+arms:
+  - { name: zero_shot, model: m, strategy: prompt }
+  - { name: best, model: m, strategy: { prompt: { best_of: { reward: taste, n: 3, temperature: 1.0 } } } }
+compare: { baseline: zero_shot }
+",
+    );
+    let ran = scratch.bench(&["run", "x.yaml"]);
+    assert_eq!(ran.code, Some(0), "{ran:#?}");
+    assert!(ran.out.contains("12 trials"), "{}", ran.out);
+    let manifest: Value = serde_json::from_slice(&scratch.read("reports/x/manifest.json")).unwrap();
+    let training = &manifest["training"][0];
+    assert_eq!(training["arms"], json!(["reward taste"]));
+    assert_eq!(training["outcome"]["served"], "reward");
+    let steps = training["outcome"]["steps"].as_array().unwrap();
+    assert!(steps[steps.len() - 1]["loss"].as_f64() < steps[0]["loss"].as_f64());
+
+    let summary = String::from_utf8(scratch.read("reports/x/tables/summary.csv")).unwrap();
+    let header: Vec<&str> = summary.lines().next().unwrap().split(',').collect();
+    let cell = |arm: &str, name: &str| -> f64 {
+        let row = summary.lines().find(|line| line.starts_with(&format!("forms,{arm},"))).unwrap();
+        let place = header.iter().position(|column| *column == name).unwrap();
+        row.split(',').nth(place).unwrap().parse().unwrap()
+    };
+    // Three prompts and three rewards, each of prompt and answer, are paid for.
+    assert!(cell("best", "tokens_in") > 6.0 * cell("zero_shot", "tokens_in"), "{summary}");
+    assert!(cell("best", "cost_per_1000_usd") > 3.0 * cell("zero_shot", "cost_per_1000_usd"));
+
+    let before = scratch.files("reports/x");
+    let ran = scratch.bench(&["run", "x.yaml"]);
+    assert!(ran.out.contains("(0 answered now)"), "{}", ran.out);
+    assert!(before == scratch.files("reports/x"), "a file changed");
 }
 
 /// A toy experiment with one fine-tuned arm.

@@ -7,7 +7,7 @@
 
 use std::{collections::BTreeMap, ops::Range, path::Path};
 
-use bench_core::spec::{Finetune, InitLoraWeights, Method};
+use bench_core::spec::{Finetune, InitLoraWeights, Method, Objective};
 use fs_err as fs;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -19,6 +19,12 @@ use crate::tensor_file;
 
 /// The file with the numbers.
 pub(crate) const WEIGHTS: &str = "adapter_model.safetensors";
+/// What PEFT calls the kind of a soft prompt, and its one tensor.
+pub(crate) const PROMPT_TUNING: &str = "PROMPT_TUNING";
+/// What PEFT calls the task of a reward model, and the tensor of its head.
+pub(crate) const REWARD_TASK: &str = "SEQ_CLS";
+const SCORE: &str = "base_model.model.score.weight";
+const PROMPT_EMBEDDINGS: &str = "prompt_embeddings";
 /// The file with rank, scale and modules.
 pub(crate) const CONFIG: &str = "adapter_config.json";
 
@@ -70,6 +76,10 @@ pub(crate) struct Layout {
     /// Tensors of the model that are trained themselves: the places of their current numbers, which
     /// stand in for the model's own.
     pub(crate) whole: BTreeMap<Slot, Range<usize>>,
+    /// Virtual tokens before every row: their embeddings are all numbers there are. 0 without.
+    pub(crate) virtual_tokens: usize,
+    /// The weights that make a reward of the last hidden state, in a reward model.
+    pub(crate) score: Option<Range<usize>>,
     pub(crate) len: usize,
 }
 
@@ -95,15 +105,37 @@ impl Layout {
             })
         });
         let layers = layers.collect();
-        Self { rank: size, alpha, targets, dora, layers, whole: BTreeMap::new(), len }
+        let whole = BTreeMap::new();
+        let (virtual_tokens, score) = (0, None);
+        Self { rank: size, alpha, targets, dora, layers, whole, virtual_tokens, score, len }
+    }
+
+    /// The same with weights that make a reward of the last hidden state.
+    fn rewarding(mut self, config: &Config) -> Self {
+        self.score = Some(self.len..self.len + config.hidden);
+        self.len += config.hidden;
+        self
+    }
+
+    /// A soft prompt of `n` virtual tokens (Lester et al. 2021).
+    fn soft(config: &Config, n: usize) -> Self {
+        let none = Self::new(config, 1, 1.0, Vec::new(), false);
+        Self { virtual_tokens: n, len: n * config.hidden, ..none }
     }
 
     /// What `settings` ask for.
     pub(crate) fn of_settings(model: &Model, settings: &Finetune) -> Result<Self, TrainError> {
         match settings.method {
-            Method::Lora | Method::Qlora => Self::low_rank(&model.config, settings),
+            Method::Lora | Method::Qlora => {
+                let layout = Self::low_rank(&model.config, settings)?;
+                let rewards = settings.objective == Objective::Reward;
+                Ok(if rewards { layout.rewarding(&model.config) } else { layout })
+            }
             Method::Full | Method::LastLayers | Method::Head | Method::Bitfit => {
                 Self::of_tensors(model, settings)
+            }
+            Method::SoftPrompt => {
+                Ok(Self::soft(&model.config, settings.num_virtual_tokens as usize))
             }
         }
     }
@@ -135,7 +167,7 @@ impl Layout {
         let mut chosen: Vec<(Slot, usize)> = slots
             .into_iter()
             .filter(|(slot, _)| match settings.method {
-                Method::Lora | Method::Qlora => false,
+                Method::Lora | Method::Qlora | Method::SoftPrompt => false,
                 Method::Full => true,
                 Method::LastLayers => {
                     *slot == Slot::Norm || slot.layer().is_some_and(|layer| layer >= layers - k)
@@ -165,7 +197,7 @@ impl Layout {
             .layers
             .iter()
             .position(|groups| groups.iter().any(|place| !place.members.is_empty()));
-        if self.whole.contains_key(&Slot::Embedding) {
+        if self.virtual_tokens > 0 || self.whole.contains_key(&Slot::Embedding) {
             return 0;
         }
         let whole = self.whole.keys().filter_map(|slot| slot.layer()).min();
@@ -174,7 +206,7 @@ impl Layout {
 
     /// Whether PEFT has files for what is trained, and so a server of adapters can serve it.
     pub(crate) fn is_plain_adapter(&self) -> bool {
-        self.whole.is_empty() && !self.dora
+        self.whole.is_empty() && !self.dora && self.virtual_tokens == 0 && self.score.is_none()
     }
 
     /// Places that learn at another rate than the rest: B under LoRA+ (Hayou et al. 2024).
@@ -195,6 +227,13 @@ impl Layout {
     /// Every tensor with PEFT's name, its place and its shape.
     fn tensors(&self, config: &Config) -> Vec<(String, Range<usize>, Vec<usize>)> {
         let mut tensors = Vec::new();
+        if self.virtual_tokens > 0 {
+            let shape = vec![self.virtual_tokens, config.hidden];
+            tensors.push((PROMPT_EMBEDDINGS.into(), 0..self.len, shape));
+        }
+        if let Some(place) = &self.score {
+            tensors.push((SCORE.into(), place.clone(), vec![1, config.hidden]));
+        }
         for (layer, groups) in self.layers.iter().enumerate() {
             for place in groups {
                 for (index, (projection, b)) in place.members.iter().enumerate() {
@@ -247,6 +286,13 @@ impl Layout {
                 }
             }
         }
+        if let Some(place) = &self.score {
+            // As transformers makes a new head.
+            parameters[place.clone()].fill_with(|| 0.02 * normal(&mut random));
+        }
+        if self.virtual_tokens > 0 {
+            parameters.fill_with(|| normal(&mut random));
+        }
         for (slot, place) in &self.whole {
             parameters[place.clone()].copy_from_slice(model.tensor(*slot));
         }
@@ -296,9 +342,35 @@ impl Layout {
         let tensors: Vec<_> =
             tensors.map(|(name, place, shape)| (name, shape, &parameters[place])).collect();
         tensor_file::write(&folder.join(WEIGHTS), &json!({"format": "pt"}), &tensors)?;
-        let text = serde_json::to_string_pretty(&self.config(base, dropout));
+        let settings = if self.virtual_tokens > 0 {
+            self.prompt_tuning_config(config, base)
+        } else {
+            self.config(base, dropout)
+        };
+        let text = serde_json::to_string_pretty(&settings);
         let text = text.map_err(std::io::Error::from)?;
         Ok(fs::write(folder.join(CONFIG), text + "\n")?)
+    }
+
+    /// PEFT's `PromptTuningConfig`.
+    fn prompt_tuning_config(&self, config: &Config, base: &str) -> Value {
+        json!({
+            "auto_mapping": null,
+            "base_model_name_or_path": base,
+            "inference_mode": true,
+            "num_attention_heads": config.heads,
+            "num_layers": config.layers,
+            "num_transformer_submodules": 1,
+            "num_virtual_tokens": self.virtual_tokens,
+            "peft_type": PROMPT_TUNING,
+            "prompt_tuning_init": "RANDOM",
+            "prompt_tuning_init_text": null,
+            "revision": null,
+            "task_type": "CAUSAL_LM",
+            "token_dim": config.hidden,
+            "tokenizer_kwargs": null,
+            "tokenizer_name_or_path": null,
+        })
     }
 
     /// PEFT's `LoraConfig`.
@@ -322,13 +394,13 @@ impl Layout {
             "lora_dropout": dropout,
             "megatron_config": null,
             "megatron_core": "megatron.core",
-            "modules_to_save": null,
+            "modules_to_save": self.score.as_ref().map(|_| ["classifier", "score"]),
             "peft_type": "LORA",
             "r": self.rank,
             "rank_pattern": {},
             "revision": null,
             "target_modules": targets,
-            "task_type": "CAUSAL_LM",
+            "task_type": if self.score.is_some() { REWARD_TASK } else { "CAUSAL_LM" },
             "use_dora": self.dora,
             "use_rslora": false,
         })
@@ -339,6 +411,9 @@ impl Layout {
         let refuse = |what: String| TrainError::Adapter { folder: folder.into(), what };
         let json: Value = serde_json::from_slice(&fs::read(folder.join(CONFIG))?)
             .map_err(|error| refuse(format!("`{CONFIG}` is not JSON ({error})")))?;
+        if json["peft_type"] == PROMPT_TUNING {
+            return Self::read_soft(config, folder, &json);
+        }
         for (key, plain) in [
             ("fan_in_fan_out", json!(false)),
             ("bias", json!("none")),
@@ -348,6 +423,9 @@ impl Layout {
             ("layers_to_transform", Value::Null),
         ] {
             let value = json.get(key).unwrap_or(&Value::Null);
+            if key == "modules_to_save" && json["task_type"] == REWARD_TASK {
+                continue;
+            }
             if !value.is_null() && *value != plain {
                 return Err(refuse(format!("`{key}: {value}` is not supported")));
             }
@@ -372,6 +450,8 @@ impl Layout {
         }
         let dora = json["use_dora"] == true;
         let layout = Self::new(config, rank as usize, alpha, targets(&names)?, dora);
+        let rewards = json["task_type"] == REWARD_TASK;
+        let layout = if rewards { layout.rewarding(config) } else { layout };
         let mut weights = Weights::open_file(&folder.join(WEIGHTS))?;
         let mut parameters = vec![0.0; layout.len];
         for (name, place, shape) in layout.tensors(config) {
@@ -382,6 +462,35 @@ impl Layout {
             return Err(refuse(format!("tensor `{name}` has no place in it")));
         }
         Ok((layout, parameters))
+    }
+}
+
+impl Layout {
+    /// Reads a soft prompt of PEFT's, or of ours.
+    fn read_soft(
+        config: &Config,
+        folder: &Path,
+        json: &Value,
+    ) -> Result<(Self, Vec<f32>), TrainError> {
+        let refuse = |what: String| TrainError::Adapter { folder: folder.into(), what };
+        let n = json["num_virtual_tokens"].as_u64().filter(|n| *n > 0);
+        let n = n.ok_or_else(|| refuse("it has no `num_virtual_tokens` above 0".into()))?;
+        let mut weights = Weights::open_file(&folder.join(WEIGHTS))?;
+        let layout = Self::soft(config, n as usize);
+        let parameters = weights.take(PROMPT_EMBEDDINGS, &[n as usize, config.hidden])?.to_vec();
+        if let Some(name) = weights.names().next() {
+            return Err(refuse(format!("tensor `{name}` has no place in it")));
+        }
+        Ok((layout, parameters))
+    }
+
+    /// The numbers that the virtual tokens start from: the embeddings of `tokens`, repeated or cut to
+    /// their number, as the model reads them.
+    pub(crate) fn embedded(&self, model: &Model, tokens: &[u32]) -> Vec<f32> {
+        let (size, scale) = (model.config.hidden, model.config.embedding_scale);
+        let rows = tokens.iter().cycle().take(self.virtual_tokens);
+        let rows = rows.flat_map(|token| &model.embedding[*token as usize * size..][..size]);
+        rows.map(|value| value * scale).collect()
     }
 }
 

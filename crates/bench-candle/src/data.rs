@@ -1,5 +1,6 @@
 //! Examples as token ids, in the order in which they are seen.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
@@ -35,9 +36,13 @@ impl Row {
 
 /// Rows that fit, and how many did not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_field_names, reason = "rows are what it is about")]
 pub(crate) struct Rows {
     pub(crate) rows: Vec<Row>,
     pub(crate) too_long: usize,
+    /// Of each example that is kept, whether its completion was found good; empty where that is not
+    /// known.
+    pub(crate) labels: Vec<bool>,
 }
 
 /// A model's tokenizer and chat template: the one path from text to ids.
@@ -65,7 +70,36 @@ impl Encoder {
         Ok(Self { tokenizer, template, bos_token, eos_token, vocabulary })
     }
 
-    fn ids(&self, text: &str) -> Result<Vec<u32>, TrainError> {
+    /// The ids of a conversation as the chat template lays it out.
+    pub(crate) fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>, TrainError> {
+        let template =
+            self.template.as_ref().map_err(|error| TrainError::Template(error.clone()))?;
+        let prompt = template.render(messages);
+        self.ids(&prompt.map_err(|error| TrainError::Template(format!("{error:#}")))?)
+    }
+
+    /// The text of tokens, without special ones.
+    pub(crate) fn text(&self, tokens: &[u32]) -> Result<String, String> {
+        self.tokenizer.decode(tokens, true).map_err(|error| error.to_string())
+    }
+
+    /// The text of one token, special or not.
+    pub(crate) fn name(&self, token: u32) -> Result<String, String> {
+        self.tokenizer.decode(&[token], false).map_err(|error| error.to_string())
+    }
+
+    /// The special tokens by id.
+    pub(crate) fn special(&self) -> BTreeMap<u32, String> {
+        let added = self.tokenizer.get_added_tokens_decoder();
+        added.into_iter().map(|(id, token)| (id, token.content)).collect()
+    }
+
+    /// The token that ends a turn, where the tokenizer has it.
+    pub(crate) fn turn_end(&self) -> Option<u32> {
+        self.tokenizer.token_to_id(&self.eos_token)
+    }
+
+    pub(crate) fn ids(&self, text: &str) -> Result<Vec<u32>, TrainError> {
         let encoding = self.tokenizer.encode_fast(text, false);
         let encoding = encoding.map_err(|error| TrainError::Template(error.to_string()))?;
         let ids = encoding.get_ids().to_vec();
@@ -77,11 +111,9 @@ impl Encoder {
 
     /// Prompt and completion, tokenised apart so that the prompt's ids are those of serving.
     pub(crate) fn probe_row(&self, row: &ProbeRow) -> Result<Row, TrainError> {
+        let mut tokens = self.prompt(&row.messages)?;
         let template =
             self.template.as_ref().map_err(|error| TrainError::Template(error.clone()))?;
-        let prompt = template.render(&row.messages);
-        let prompt = prompt.map_err(|error| TrainError::Template(format!("{error:#}")))?;
-        let mut tokens = self.ids(&prompt)?;
         let prompt = tokens.len();
         tokens.append(&mut self.ids(&template.completion(&row.completion))?);
         Ok(Row { tokens, prompt })
@@ -94,7 +126,8 @@ impl Encoder {
             self.probe_row(&ProbeRow { messages, completion })
         };
         match example {
-            TrainExample::Completion { messages, completion } => {
+            TrainExample::Completion { messages, completion }
+            | TrainExample::Labelled { messages, completion, .. } => {
                 Ok(vec![row(messages, completion)?])
             }
             TrainExample::Text(text) => {
@@ -119,19 +152,27 @@ impl Encoder {
         let (mut shortest, mut longest) = (usize::MAX, 0);
         for (index, example) in examples.iter().enumerate() {
             let texts = match example {
-                TrainExample::Completion { completion: text, .. } | TrainExample::Text(text) => {
-                    vec![text]
-                }
+                TrainExample::Completion { completion: text, .. }
+                | TrainExample::Labelled { completion: text, .. }
+                | TrainExample::Text(text) => vec![text],
                 TrainExample::Preference { chosen, rejected, .. } => vec![chosen, rejected],
             };
             if texts.iter().any(|text| text.trim().is_empty()) {
                 return Err(TrainError::EmptyCompletion { what, row: index + 1 });
             }
-            let preference = matches!(example, TrainExample::Preference { .. });
-            let wants = settings.objective != Objective::Sft && what == TRAINING_ROW;
-            if preference != wants {
+            let suits = match example {
+                TrainExample::Completion { .. } | TrainExample::Text(_) => Objective::Sft,
+                TrainExample::Preference { .. } => Objective::Dpo,
+                TrainExample::Labelled { .. } => Objective::Kto,
+            };
+            let wants = match settings.objective {
+                _ if what != TRAINING_ROW => Objective::Sft,
+                Objective::Dpo | Objective::Orpo | Objective::Reward => Objective::Dpo,
+                other @ (Objective::Sft | Objective::Kto) => other,
+            };
+            if suits != wants {
                 let objective = settings.objective.name();
-                let other = if wants { "sft" } else { "dpo" };
+                let other = suits.name();
                 return Err(TrainError::Objective { objective, row: index + 1, other });
             }
             let mut found = self.example(example)?;
@@ -146,6 +187,18 @@ impl Encoder {
                 fits &= row.tokens.len() <= most && row.tokens.len() > row.prompt.max(1);
             }
             if fits {
+                if let TrainExample::Labelled { messages, label, .. } = example {
+                    rows.labels.push(*label);
+                    // The same prompt with the completion of the row before: what the reference
+                    // point is measured on.
+                    let before = &examples[(index + examples.len() - 1) % examples.len()];
+                    if let TrainExample::Labelled { completion, .. } = before {
+                        let (messages, completion) = (messages.clone(), completion.clone());
+                        let mut row = self.probe_row(&ProbeRow { messages, completion })?;
+                        row.tokens.truncate(most);
+                        found.push(row);
+                    }
+                }
                 rows.rows.append(&mut found);
             } else {
                 rows.too_long += 1;
@@ -204,6 +257,45 @@ impl Batch {
                 batch.targets.push(row.tokens[target]);
             }
             batch.keys.extend((0..n as u64).map(|position| (key << 24) | position));
+        }
+        batch
+    }
+    /// Tokens that come after `seen` others of the same row. They predict nothing.
+    pub(crate) fn following(tokens: &[u32], seen: u32) -> Self {
+        Self {
+            tokens: tokens.to_vec(),
+            positions: (seen..).take(tokens.len()).collect(),
+            segments: std::iter::once(0..tokens.len()).collect(),
+            keys: vec![0; tokens.len()],
+            ..Self::default()
+        }
+    }
+
+    /// The same rows, of which only the last token counts: what a reward is made of.
+    pub(crate) fn ends(mut self) -> Self {
+        self.sources = self.segments.iter().map(|segment| segment.end - 1).collect();
+        self.targets = vec![0; self.sources.len()];
+        self
+    }
+
+    /// The same rows, each behind `n` virtual tokens, whose ids begin at `first`.
+    pub(crate) fn behind(&self, n: usize, first: u32) -> Self {
+        let mut batch = Self { targets: self.targets.clone(), ..Self::default() };
+        let mut sources = self.sources.iter().peekable();
+        for segment in &self.segments {
+            let start = batch.tokens.len();
+            let shift = start + n - segment.start;
+            batch.tokens.extend((first..).take(n));
+            batch.tokens.extend(&self.tokens[segment.clone()]);
+            batch.positions.extend(0..n as u32);
+            let positions = &self.positions[segment.clone()];
+            batch.positions.extend(positions.iter().map(|position| position + n as u32));
+            batch.keys.extend(std::iter::repeat_n(0, n));
+            batch.keys.extend(&self.keys[segment.clone()]);
+            batch.segments.push(start..start + n + segment.len());
+            while let Some(source) = sources.next_if(|source| **source < segment.end) {
+                batch.sources.push(source + shift);
+            }
         }
         batch
     }

@@ -54,7 +54,7 @@ pub enum TrainError {
     #[error("`{key}` does not go with `{other}`: {remedy}")]
     Together { key: &'static str, other: String, remedy: &'static str },
     #[error(
-        "training row {row} does not suit `objective: {objective}`; preferences need `chosen` and `rejected`, and plain learning a `reference`: mend the row, or choose `objective: {other}`"
+        "training row {row} does not suit `objective: {objective}`; preferences need `chosen` and `rejected`, verdicts `completion` and `label`, and plain learning a `reference`: mend the row, or choose `objective: {other}`"
     )]
     Objective { objective: &'static str, row: usize, other: &'static str },
     #[error(

@@ -12,8 +12,10 @@ mod adapter;
 mod blocks;
 mod checkpoint;
 mod data;
+mod decode;
 mod error;
 mod export;
+mod generator;
 mod logistic;
 mod matrix;
 mod merge;
@@ -29,6 +31,7 @@ mod trainer;
 
 pub use error::TrainError;
 pub use export::{Exported, GgufKind, export_gguf, export_peft};
+pub use generator::{CandleCounter, CandleLoader};
 pub use logistic::LogisticTrainer;
 pub use merge::{Merged, merge};
 pub use trainer::{CandleTrainer, TrainEstimate, train_plan};

@@ -14,6 +14,8 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
+use crate::ops::{sum_of, vectorised};
+
 use kernel::{Kernel, MAX_TILE, MAX_WIDTH, Part};
 
 /// Columns a job works on at a time, in panels of the kernel's width.
@@ -215,6 +217,9 @@ pub(crate) fn product(
     let kernel = terms[0].lhs.kernel;
     let rows = terms[0].lhs.rows;
     check(terms, out.len(), columns, stride);
+    if rows == 1 && terms.iter().all(|term| matches!(term.rhs, Rhs::Columns { .. })) {
+        return row_product(terms, &mut out[..columns], into);
+    }
     let tiles = rows.div_ceil(terms[0].lhs.tile);
     let panels = columns.div_ceil(kernel.width());
     let threads = rayon::current_num_threads();
@@ -234,6 +239,37 @@ pub(crate) fn product(
             stride,
             into,
         );
+    });
+}
+
+/// [`product`] of one row, for writing token by token: each weight is read once, where it lies.
+fn row_product(terms: &[Term<'_>], out: &mut [f32], into: Into) {
+    /// Numbers of weights that are worth a job.
+    const JOB: usize = 1 << 15;
+    let rows: Vec<Vec<f32>> = terms
+        .iter()
+        .map(|term| {
+            let (tile, size) = term.lhs.tile(0, term.from, term.depth);
+            tile.iter().step_by(size).copied().collect()
+        })
+        .collect();
+    let depth: usize = terms.iter().map(|term| term.depth).sum();
+    let columns = (JOB / depth).max(1);
+    out.par_chunks_mut(columns).enumerate().for_each(|(job, out)| {
+        for (i, out) in out.iter_mut().enumerate() {
+            let column = job * columns + i;
+            let mut sum = if into == Into::Add { *out } else { 0.0 };
+            for (term, row) in terms.iter().zip(&rows) {
+                if let Rhs::Columns { data, stride } = term.rhs {
+                    let weights = &data[column * stride..][..term.depth];
+                    sum += vectorised(
+                        #[inline(always)]
+                        || sum_of(row, weights, |a, b| a * b),
+                    );
+                }
+            }
+            *out = sum;
+        }
     });
 }
 

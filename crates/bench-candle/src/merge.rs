@@ -50,6 +50,12 @@ pub fn merge(base: &Path, adapter: &Path, output: &Path) -> Result<Merged, Train
     }
     let mut model = Model::open(base)?;
     let (layout, parameters) = Layout::read(&model.config, adapter)?;
+    if layout.virtual_tokens > 0 || layout.score.is_some() {
+        let kind =
+            if layout.score.is_some() { "the head of a reward model" } else { "a soft prompt" };
+        let what = format!("{kind} is no part of the weights and cannot be merged");
+        return Err(TrainError::Adapter { folder: adapter.into(), what });
+    }
     fold_in(&mut model, &layout, &parameters);
     let mut name = OsString::from(".");
     name.push(output.file_name().unwrap_or_default());

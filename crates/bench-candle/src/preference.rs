@@ -16,6 +16,58 @@ pub(crate) struct Weighed {
     pub(crate) weights: Vec<f32>,
 }
 
+/// Weighs the tokens of completions that were found good or bad (KTO, Ethayarajh et al. 2024, in the form
+/// of TRL's `KTOTrainer`): rows come as completion, mismatched completion, and so on. The mismatched
+/// ones, of other prompts, say how far the policy has left its reference by itself: the mean over the
+/// batch of their log-ratios, at least 0, is the point from which gains and losses are counted. It has
+/// no derivative. `weights` are those of good and of bad completions.
+pub(crate) fn weigh_labelled(
+    beta: f64,
+    [desirable, undesirable]: [f64; 2],
+    predictions: &[Prediction],
+    targets: &[usize],
+    reference: &[f64],
+    labels: &[bool],
+    share: f64,
+) -> Weighed {
+    let mut rest = predictions;
+    let ratios: Vec<f64> = targets
+        .iter()
+        .zip(reference)
+        .map(|(n, reference)| {
+            let (row, others) = rest.split_at(*n);
+            rest = others;
+            reference - row.iter().map(|prediction| f64::from(prediction.loss)).sum::<f64>()
+        })
+        .collect();
+    let mismatched: f64 = ratios.iter().skip(1).step_by(2).sum();
+    let point = (mismatched / labels.len().max(1) as f64).max(0.0);
+    let mut weighed = Weighed::default();
+    for (i, (pair, good)) in targets.chunks_exact(2).zip(labels).enumerate() {
+        let (sign, weight) = if *good { (1.0, desirable) } else { (-1.0, undesirable) };
+        let value = sigmoid(beta * sign * (ratios[2 * i] - point));
+        weighed.loss += weight * (1.0 - value);
+        let d = share * weight * sign * beta * value * (1.0 - value);
+        weighed.weights.extend(std::iter::repeat_n(d as f32, pair[0]));
+        weighed.weights.extend(std::iter::repeat_n(0.0, pair[1]));
+    }
+    weighed
+}
+
+/// Weighs rewards of pairs, which come as chosen, rejected, chosen, …: the negative logarithm of the
+/// chance that the chosen one is preferred (Bradley and Terry 1952, as in TRL's `RewardTrainer`), and
+/// its derivative to each reward.
+pub(crate) fn weigh_rewards(rewards: &[f32], share: f64) -> Weighed {
+    let mut weighed = Weighed::default();
+    for pair in rewards.chunks_exact(2) {
+        let margin = f64::from(pair[0]) - f64::from(pair[1]);
+        let d = share * sigmoid(-margin);
+        weighed.loss += softplus(-margin);
+        weighed.weights.extend([-d as f32, d as f32]);
+    }
+    weighed
+}
+
 /// Weighs the tokens of pairs: rows come as chosen, rejected, chosen, …; `targets` counts the
 /// predictions of each. `reference` is the summed loss of each row under the model that training
 /// started from.
@@ -38,7 +90,8 @@ pub(crate) fn weigh(
         let (n_chosen, n_rejected) = (pair[0], pair[1]);
         let (chosen, rejected) = (loss_of(n_chosen), loss_of(n_rejected));
         let (loss, d_chosen, d_rejected) = match objective {
-            Objective::Sft => (chosen, 1.0, 0.0),
+            // Completions one by one are weighed by `weigh_labelled`, rewards by `weigh_rewards`.
+            Objective::Sft | Objective::Kto | Objective::Reward => (chosen, 1.0, 0.0),
             Objective::Dpo => {
                 // Each side is how much likelier the policy makes it than the reference does.
                 let gain = |row: usize, loss: f64| reference[2 * i + row] - loss;
@@ -121,6 +174,54 @@ mod tests {
         assert!((weighed.loss - 2.0 * 2f64.ln()).abs() < 1e-6);
         assert!((weighed.weights[0] - 0.15).abs() < 1e-6);
         assert!((weighed.weights[2] + 0.15).abs() < 1e-6);
+    }
+
+    /// Two completions, a good and a bad one, each with a mismatched one behind it.
+    fn labelled(losses: &[f32]) -> Weighed {
+        let weights = [1.0, 1.5];
+        let labels = [true, false];
+        weigh_labelled(0.3, weights, &predictions(losses), &TARGETS, &REFERENCE, &labels, 1.0)
+    }
+
+    #[test]
+    fn weights_of_labelled_completions_are_slopes_and_the_reference_point_has_none() {
+        let weighed = labelled(&LOSSES);
+        for i in 0..LOSSES.len() {
+            let mismatched = matches!(i, 2 | 4..=6);
+            let moved = |step: f32| {
+                let mut losses = LOSSES;
+                losses[i] += step;
+                labelled(&losses).loss
+            };
+            let slope = if mismatched { 0.0 } else { (moved(1e-2) - moved(-1e-2)) / 2e-2 };
+            let found = f64::from(weighed.weights[i]);
+            assert!((slope - found).abs() < 1e-4, "{i}: {slope}, {found}");
+        }
+    }
+
+    #[test]
+    fn labelled_completions_worked_by_hand() {
+        // Log-ratios: 2.3 - 2.0 = 0.3 of the good one, 1.0 - 0.7 = 0.3 of the bad one; the mismatched
+        // ones 1.2 - 2.0 and 2.0 - 2.4, whose mean lies below 0 and counts as 0.
+        let (good, bad) = (sigmoid(0.3 * 0.3), sigmoid(-0.3 * 0.3));
+        let expected = (1.0 - good) + 1.5 * (1.0 - bad);
+        assert!((labelled(&LOSSES).loss - expected).abs() < 1e-6);
+        // A mean of 0.4 takes away from the good one and gives to the bad one.
+        let losses = [0.5, 1.5, 0.8, 0.7, 0.6, 0.3, 0.7];
+        let (good, bad) = (sigmoid(0.3 * (0.3 - 0.4)), sigmoid(0.3 * (0.4 - 0.3)));
+        let expected = (1.0 - good) + 1.5 * (1.0 - bad);
+        assert!((labelled(&losses).loss - expected).abs() < 1e-6);
+    }
+
+    #[test]
+    fn rewards_are_weighed_by_the_chance_of_the_preference() {
+        let weighed = weigh_rewards(&[1.0, 1.0, 3f32.ln(), 0.0], 0.5);
+        // Equal rewards are a coin; ln 3 more makes three to one.
+        let expected = 2f64.ln() + (4.0f64 / 3.0).ln();
+        assert!((weighed.loss - expected).abs() < 1e-6, "{}", weighed.loss);
+        for (found, expected) in weighed.weights.iter().zip([-0.25, 0.25, -0.125, 0.125]) {
+            assert!((found - expected).abs() < 1e-6, "{:?}", weighed.weights);
+        }
     }
 
     #[test]

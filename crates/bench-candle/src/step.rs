@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use crate::{
     adapter::{Group, GroupPlace, Layout, length},
     data::Batch,
+    decode::Past,
     matrix::{Into, Lhs, Rhs, Term, product},
     model::{Config, Layer, Model, Projection, Slot},
     ops::{
@@ -74,6 +75,9 @@ pub(crate) enum Weigh<'a> {
     Same(f32),
     /// Their weights depend on what is predicted: the derivative of the minimised value to each loss.
     Each(&'a mut dyn FnMut(&[Prediction]) -> Vec<f32>),
+    /// There are none: each source's hidden state has a reward, and this gives the derivative of the
+    /// minimised value to each.
+    Rewards(&'a mut dyn FnMut(&[f32]) -> Vec<f32>),
 }
 
 /// A model with the buffers to run it.
@@ -178,18 +182,26 @@ impl<'a> Engine<'a> {
         batch: &Batch,
         adapter: Option<Adapter<'_>>,
     ) -> Vec<Prediction> {
+        let behind = self.behind(batch, adapter);
+        let batch = behind.as_ref().unwrap_or(batch);
+        let hidden = self.last_layer(batch, adapter);
+        let (mut rows, _) = self.last_rows(batch, adapter, &hidden);
+        let (size, head) = (self.model.config.hidden, head(self.model, adapter));
+        let targets = &batch.targets;
+        predict_weighted(&mut rows, head, size, targets, Weights::None, None, &mut self.loss)
+    }
+
+    /// What the last layer gives for each token.
+    fn last_layer(&mut self, batch: &Batch, adapter: Option<Adapter<'_>>) -> Vec<f32> {
         self.direct(adapter);
         let mut hidden = self.embed(batch, adapter, None);
         self.activations.resize_with(self.activations.len().max(1), Activations::default);
         let mut output = Vec::new();
         for layer in 0..self.model.layers.len() {
-            self.forward(layer, batch, adapter, &hidden, 0, Some(&mut output));
+            self.forward(layer, batch, adapter, &hidden, 0, Some(&mut output), None);
             std::mem::swap(&mut hidden, &mut output);
         }
-        let (mut rows, _) = self.last_rows(batch, adapter, &hidden);
-        let (size, head) = (self.model.config.hidden, head(self.model, adapter));
-        let targets = &batch.targets;
-        predict_weighted(&mut rows, head, size, targets, Weights::None, None, &mut self.loss)
+        hidden
     }
 
     /// The summed loss over the batch's targets. Adds the derivative of `weight` times it to
@@ -219,6 +231,8 @@ impl<'a> Engine<'a> {
         noise: Option<Noise>,
         gradient: &mut [f32],
     ) -> Vec<Prediction> {
+        let behind = self.behind(batch, Some(adapter));
+        let batch = behind.as_ref().unwrap_or(batch);
         self.direct(Some(adapter));
         let n_layers = self.model.layers.len();
         // Nothing below the lowest layer that learns needs a way back.
@@ -231,7 +245,8 @@ impl<'a> Engine<'a> {
         for layer in 0..n_layers {
             std::mem::swap(&mut hidden, &mut self.inputs[layer]);
             let input = std::mem::take(&mut self.inputs[layer]);
-            self.forward(layer, batch, Some(adapter), &input, slot(layer), Some(&mut hidden));
+            let to = Some(&mut hidden);
+            self.forward(layer, batch, Some(adapter), &input, slot(layer), to, None);
             self.inputs[layer] = input;
             self.release(layer, keep);
         }
@@ -239,11 +254,20 @@ impl<'a> Engine<'a> {
         for layer in (lowest..n_layers).rev() {
             let input = std::mem::take(&mut self.inputs[layer]);
             if keep == Keep::Inputs {
-                self.forward(layer, batch, Some(adapter), &input, 0, None);
+                self.forward(layer, batch, Some(adapter), &input, 0, None, None);
             }
             self.backward(layer, batch, adapter, &input, slot(layer), &mut d, gradient);
             self.inputs[layer] = input;
             self.release(layer, keep);
+        }
+        if adapter.layout.virtual_tokens > 0 {
+            let (size, first) = (self.model.config.hidden, self.model.config.vocabulary);
+            for (id, d) in batch.tokens.iter().zip(d.chunks_exact(size)) {
+                if let Some(place) = (*id as usize).checked_sub(first) {
+                    let row = &mut gradient[place * size..][..size];
+                    row.iter_mut().zip(d).for_each(|(sum, d)| *sum += d);
+                }
+            }
         }
         if let Some(place) = adapter.layout.whole.get(&Slot::Embedding) {
             let size = self.model.config.hidden;
@@ -254,6 +278,43 @@ impl<'a> Engine<'a> {
             }
         }
         predictions
+    }
+
+    /// The last hidden state of tokens that follow those of `past`, normalised as the output matrix
+    /// takes it. `past` remembers them.
+    pub(crate) fn last_hidden(
+        &mut self,
+        batch: &Batch,
+        adapter: Option<Adapter<'_>>,
+        past: &mut [Past],
+    ) -> Vec<f32> {
+        self.direct(adapter);
+        let mut hidden = self.embed(batch, adapter, None);
+        self.activations.resize_with(self.activations.len().max(1), Activations::default);
+        let mut output = Vec::new();
+        for (layer, past) in past.iter_mut().enumerate() {
+            self.forward(layer, batch, adapter, &hidden, 0, Some(&mut output), Some(past));
+            std::mem::swap(&mut hidden, &mut output);
+        }
+        let size = self.model.config.hidden;
+        let w = current(adapter, Slot::Norm, &self.model.norm);
+        let mut row = vec![0.0; size];
+        norm(&hidden[hidden.len() - size..], w, self.model.config.norm_epsilon, &mut row);
+        row
+    }
+
+    /// The weight that turns the last hidden state into logits.
+    pub(crate) fn head<'b>(&self, adapter: Option<Adapter<'b>>) -> &'b [f32]
+    where
+        'a: 'b,
+    {
+        head(self.model, adapter)
+    }
+
+    /// The batch behind the virtual tokens of a soft prompt, where there is one.
+    fn behind(&self, batch: &Batch, adapter: Option<Adapter<'_>>) -> Option<Batch> {
+        let n = adapter.map_or(0, |adapter| adapter.layout.virtual_tokens);
+        (n > 0).then(|| batch.behind(n, self.model.config.vocabulary as u32))
     }
 
     /// With checkpointing, the pages of a mapped layer are given back once it is passed: it comes again
@@ -271,15 +332,32 @@ impl<'a> Engine<'a> {
         &mut self,
         batch: &Batch,
         adapter: Adapter<'_>,
-        weigh: Weigh<'_>,
+        mut weigh: Weigh<'_>,
         hidden: &[f32],
         gradient: &mut [f32],
     ) -> (Vec<Prediction>, Vec<f32>) {
         let (mut rows, raw) = self.last_rows(batch, Some(adapter), hidden);
-        let (size, epsilon) = (self.model.config.hidden, self.model.config.norm_epsilon);
+        let size = self.model.config.hidden;
+        if let (Weigh::Rewards(weigh), Some(place)) = (&mut weigh, &adapter.layout.score) {
+            let slopes = weigh(&rewards(&rows, &adapter.parameters[place.clone()]));
+            for (row, slope) in rows.chunks_exact_mut(size).zip(slopes) {
+                let score = &adapter.parameters[place.clone()];
+                let sums = &mut gradient[place.clone()];
+                for ((value, weight), sum) in row.iter_mut().zip(score).zip(sums) {
+                    *sum += slope * *value;
+                    *value = slope * weight;
+                }
+            }
+            return (
+                Vec::new(),
+                self.through_last_norm(batch, adapter, &rows, &raw, hidden.len(), gradient),
+            );
+        }
         let (head, targets) = (head(self.model, Some(adapter)), &batch.targets);
         let each;
         let weights = match weigh {
+            // Without a head for rewards there is nothing to weigh.
+            Weigh::Rewards(_) => Weights::None,
             Weigh::Same(weight) => Weights::Same(weight),
             Weigh::Each(weigh) => {
                 let (mut rows, none) = (rows.clone(), Weights::None);
@@ -294,34 +372,68 @@ impl<'a> Engine<'a> {
         let d_head = whole.get(&Slot::Head).or(tied).map(|place| &mut gradient[place.clone()]);
         let predictions =
             predict_weighted(&mut rows, head, size, targets, weights, d_head, &mut self.loss);
-        if let Some(place) = whole.get(&Slot::Norm) {
-            norm_weight_backward(&rows, &raw, epsilon, &mut gradient[place.clone()]);
+        let d = self.through_last_norm(batch, adapter, &rows, &raw, hidden.len(), gradient);
+        (predictions, d)
+    }
+
+    /// The derivative to the last hidden states, `len` numbers, from `rows`, that to their normalised
+    /// sources, which were `raw` before.
+    fn through_last_norm(
+        &self,
+        batch: &Batch,
+        adapter: Adapter<'_>,
+        rows: &[f32],
+        raw: &[f32],
+        len: usize,
+        gradient: &mut [f32],
+    ) -> Vec<f32> {
+        let (size, epsilon) = (self.model.config.hidden, self.model.config.norm_epsilon);
+        if let Some(place) = adapter.layout.whole.get(&Slot::Norm) {
+            norm_weight_backward(rows, raw, epsilon, &mut gradient[place.clone()]);
         }
         let w = current(Some(adapter), Slot::Norm, &self.model.norm);
         let mut d_raw = vec![0.0; raw.len()];
-        norm_backward(&rows, &raw, w, epsilon, &mut d_raw);
-        let mut d = vec![0.0; hidden.len()];
+        norm_backward(rows, raw, w, epsilon, &mut d_raw);
+        let mut d = vec![0.0; len];
         for (source, row) in batch.sources.iter().zip(d_raw.chunks_exact(size)) {
             d[source * size..][..size].copy_from_slice(row);
         }
-        (predictions, d)
+        d
+    }
+
+    /// The reward of each of the batch's sources, by a reward model.
+    pub(crate) fn rewards(&mut self, batch: &Batch, adapter: Adapter<'_>) -> Vec<f32> {
+        let hidden = self.last_layer(batch, Some(adapter));
+        let (rows, _) = self.last_rows(batch, Some(adapter), &hidden);
+        let score = adapter.layout.score.clone();
+        score.map_or_else(Vec::new, |place| rewards(&rows, &adapter.parameters[place]))
     }
 
     fn embed(&self, batch: &Batch, adapter: Option<Adapter<'_>>, noise: Option<Noise>) -> Vec<f32> {
         let size = self.model.config.hidden;
         let table = current(adapter, Slot::Embedding, &self.model.embedding);
-        let rows = batch.tokens.iter().map(|id| &table[*id as usize * size..][..size]);
-        let mut rows: Vec<f32> = rows.flatten().copied().collect();
-        let scale = self.model.config.embedding_scale;
-        if scale.to_bits() != 1.0f32.to_bits() {
-            for value in &mut rows {
-                *value *= scale;
+        let (first, scale) = (self.model.config.vocabulary, self.model.config.embedding_scale);
+        let plain = scale.to_bits() == 1.0f32.to_bits();
+        let soft = adapter.map_or(&[][..], |adapter| adapter.parameters);
+        let mut rows = Vec::with_capacity(batch.tokens.len() * size);
+        for id in &batch.tokens {
+            match (*id as usize).checked_sub(first) {
+                // A virtual token is what it was trained to be.
+                Some(place) => rows.extend_from_slice(&soft[place * size..][..size]),
+                None if plain => rows.extend_from_slice(&table[*id as usize * size..][..size]),
+                None => {
+                    let row = &table[*id as usize * size..][..size];
+                    rows.extend(row.iter().map(|value| value * scale));
+                }
             }
         }
         if let Some(noise) = noise {
             for segment in &batch.segments {
                 let most = noise.alpha / ((segment.len() * size) as f32).sqrt();
                 for token in segment.clone() {
+                    if batch.tokens[token] as usize >= first {
+                        continue;
+                    }
                     let key = mix(mix(!noise.seed) ^ batch.keys[token]);
                     for (column, value) in rows[token * size..][..size].iter_mut().enumerate() {
                         let draw = (mix(key.wrapping_add(column as u64)) >> 40) as f32;
@@ -394,7 +506,8 @@ impl<'a> Engine<'a> {
     }
 
     /// Passes a layer. `slot` says where its activations go. Without `output`, only what the way back
-    /// needs is computed.
+    /// needs is computed. With `past`, the tokens come after those that it remembers, which they see.
+    #[expect(clippy::too_many_arguments, reason = "everything a layer's result depends on")]
     fn forward(
         &mut self,
         index: usize,
@@ -403,6 +516,7 @@ impl<'a> Engine<'a> {
         input: &[f32],
         slot: usize,
         output: Option<&mut Vec<f32>>,
+        past: Option<&mut Past>,
     ) {
         let config = &self.model.config;
         let (layer, heads, n) = (&self.model.layers[index], self.heads(index), batch.tokens.len());
@@ -434,7 +548,18 @@ impl<'a> Engine<'a> {
         rotations.turn(&mut act.qkv, config.qkv(), rotated, positions, Turn::Forward);
         let attended = resized(&mut act.attended, n * config.query());
         let log_sums = resized(&mut act.log_sums, n * config.heads);
-        attention(&act.qkv, &batch.segments, heads, attended, log_sums);
+        match past {
+            Some(past) if !past.is_empty() => {
+                past.take(&act.qkv, config);
+                past.attend(&act.qkv, heads, attended);
+            }
+            past => {
+                attention(&act.qkv, &batch.segments, heads, attended, log_sums);
+                if let Some(past) = past {
+                    past.take(&act.qkv, config);
+                }
+            }
+        }
 
         resized(&mut act.middle, n * hidden);
         copy(input, &mut act.middle);
@@ -556,7 +681,8 @@ impl<'a> Engine<'a> {
         norm(input, w, epsilon, normed);
         back.a(Group::Attention, d_qkv, normed);
         let whole = &adapter.layout.whole;
-        let below = index > adapter.layout.lowest() || whole.contains_key(&Slot::Embedding);
+        let embeddings = whole.contains_key(&Slot::Embedding) || adapter.layout.virtual_tokens > 0;
+        let below = index > adapter.layout.lowest() || embeddings;
         if !below && !whole.contains_key(&Slot::AttentionNorm(index)) {
             // Nothing below learns.
             return;
@@ -572,6 +698,12 @@ fn head<'a>(model: &'a Model, adapter: Option<Adapter<'a>>) -> &'a [f32] {
     let own = |slot| adapter.and_then(|adapter| adapter.whole(slot));
     let tied = model.is_tied().then(|| own(Slot::Embedding)).flatten();
     own(Slot::Head).or(tied).unwrap_or(model.head())
+}
+
+/// The reward of each row.
+fn rewards(rows: &[f32], score: &[f32]) -> Vec<f32> {
+    let reward = |row: &[f32]| row.iter().zip(score).map(|(value, weight)| value * weight).sum();
+    rows.chunks_exact(score.len()).map(reward).collect()
 }
 
 /// The lengths of the rows of `weight + scale * B · A`, without making it: a row's squared length is

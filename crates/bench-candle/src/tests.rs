@@ -5,3 +5,4 @@ mod golden;
 mod gradient;
 mod job;
 mod methods;
+mod soft_prompt;

@@ -9,7 +9,9 @@ use bench_core::backend::{
     BackendError, ModelFolder, Probe, ProbeRow, Served, TrainExample, TrainJob, TrainOutcome,
     TrainStep, Trainer,
 };
-use bench_core::spec::{Finetune, InitLoraWeights, Method, Objective, Optimizer, Quantization};
+use bench_core::spec::{
+    Finetune, InitLoraWeights, Method, Objective, Optimizer, PromptTuningInit, Quantization,
+};
 use fs_err as fs;
 use rand::{SeedableRng, seq::index};
 use rand_chacha::ChaCha8Rng;
@@ -123,6 +125,8 @@ struct Plan<'a> {
     layout: Layout,
     rows: Rows,
     dev: Vec<Row>,
+    /// Tokens whose embeddings a soft prompt starts from.
+    start_tokens: Vec<u32>,
 }
 
 impl<'a> Plan<'a> {
@@ -141,10 +145,23 @@ impl<'a> Plan<'a> {
             });
         }
         let layout = Layout::of_settings(&model, settings)?;
+        let most = model.config.positions.saturating_sub(layout.virtual_tokens);
+        if settings.sequence_len as usize > most {
+            return Err(TrainError::Setting {
+                key: "num_virtual_tokens",
+                value: settings.num_virtual_tokens.to_string(),
+                expected: "together with `sequence_len` within the positions that the model attends to",
+            });
+        }
         let encoder = Encoder::open(&job.base.path, model.config.vocabulary)?;
+        let start_tokens = start_tokens(&encoder, &model, job)?;
         let mut rows = encoder.rows(TRAINING_ROW, &limited(job), settings)?;
         rows.rows.shrink_to_fit();
-        let dev = encoder.rows("validation row", &job.dev, settings)?.rows;
+        let dev = match settings.objective {
+            // There is no completion whose likelihood would say anything.
+            Objective::Reward => Vec::new(),
+            _ => encoder.rows("validation row", &job.dev, settings)?.rows,
+        };
         if settings.needs_dev() && dev.is_empty() {
             return Err(TrainError::Together {
                 key: "early_stopping_patience",
@@ -152,7 +169,7 @@ impl<'a> Plan<'a> {
                 remedy: "give the set a `dev` file, or leave it and `load_best_model_at_end` out",
             });
         }
-        Ok(Self { job, model, layout, rows, dev })
+        Ok(Self { job, model, layout, rows, dev, start_tokens })
     }
 
     /// Rows of an example: a preference has two.
@@ -198,7 +215,8 @@ impl<'a> Plan<'a> {
     /// Estimated peak resident memory of a job with these settings.
     fn peak_memory_bytes(&self, settings: &Finetune) -> u64 {
         let (config, layout) = (&self.model.config, &self.layout);
-        let longest = self.rows.rows.iter().map(|row| row.tokens.len()).max().unwrap_or(0);
+        let longest = self.rows.rows.iter().map(|row| row.tokens.len()).max().unwrap_or(0)
+            + layout.virtual_tokens;
         let rows = self.rows.rows.len();
         let batch = longest * (settings.micro_batch_size as usize * unit(settings)).min(rows);
         let results = config.qkv() + 2 * config.hidden + 2 * config.intermediate;
@@ -233,9 +251,12 @@ impl<'a> Plan<'a> {
             Method::Lora if settings.init_lora_weights == InitLoraWeights::Pissa => {
                 4 * (self.model.parameters as usize + linear)
             }
-            Method::Lora | Method::Full | Method::LastLayers | Method::Head | Method::Bitfit => {
-                4 * self.model.parameters as usize
-            }
+            Method::Lora
+            | Method::Full
+            | Method::LastLayers
+            | Method::Head
+            | Method::Bitfit
+            | Method::SoftPrompt => 4 * self.model.parameters as usize,
         };
         (base + trained + 4 * (activations + scratch + logits)) as u64 + (64 << 20)
     }
@@ -293,6 +314,9 @@ impl<'a> Plan<'a> {
         if settings.method.is_low_rank() && settings.init_lora_weights == InitLoraWeights::Pissa {
             pissa::take_out(&mut self.model, &self.layout, &mut parameters, seed);
         }
+        if !self.start_tokens.is_empty() {
+            parameters = self.layout.embedded(&self.model, &self.start_tokens);
+        }
         if settings.method == Method::Qlora {
             self.model.quantise(kind(settings.quantization))?;
         }
@@ -319,6 +343,11 @@ impl<'a> Plan<'a> {
             }
             return Ok(Served::Adapter);
         }
+        if self.layout.virtual_tokens > 0 || self.layout.score.is_some() {
+            self.layout.write(config, parameters, &base, dropout, folder)?;
+            let rewards = self.layout.score.is_some();
+            return Ok(if rewards { Served::Reward } else { Served::Decoder });
+        }
         // No server has a place for these numbers, so they become a part of the model.
         let mut model = Model::open(&self.job.base.path)?;
         fold_in(&mut model, &self.layout, parameters);
@@ -332,11 +361,47 @@ impl<'a> Plan<'a> {
     }
 }
 
+/// The parameters that a job starts from.
+#[cfg(test)]
+pub(crate) fn start(job: &TrainJob) -> Result<Vec<f32>, TrainError> {
+    Plan::new(job)?.start()
+}
+
+/// The tokens whose embeddings a soft prompt starts from; none where it starts from random numbers.
+fn start_tokens(encoder: &Encoder, model: &Model, job: &TrainJob) -> Result<Vec<u32>, TrainError> {
+    let settings = &job.settings;
+    if settings.method != Method::SoftPrompt {
+        return Ok(Vec::new());
+    }
+    match settings.prompt_tuning_init {
+        PromptTuningInit::Random => Ok(Vec::new()),
+        PromptTuningInit::SampleVocab => {
+            let mut random = ChaCha8Rng::seed_from_u64(job.seed);
+            let all = model.config.vocabulary;
+            let n = (settings.num_virtual_tokens as usize).min(all);
+            Ok(index::sample(&mut random, all, n).into_iter().map(|id| id as u32).collect())
+        }
+        PromptTuningInit::Text => {
+            let text = settings.prompt_tuning_init_text.as_deref().unwrap_or_default();
+            let tokens = encoder.ids(text)?;
+            if tokens.is_empty() {
+                return Err(TrainError::Setting {
+                    key: "prompt_tuning_init_text",
+                    value: format!("`{text}`"),
+                    expected: "a text of at least one token",
+                });
+            }
+            Ok(tokens)
+        }
+    }
+}
+
 /// Rows of an example.
 fn unit(settings: &Finetune) -> usize {
     match settings.objective {
         Objective::Sft => 1,
-        Objective::Dpo | Objective::Orpo => 2,
+        // A completion of `kto` comes with a mismatched one.
+        Objective::Dpo | Objective::Orpo | Objective::Kto | Objective::Reward => 2,
     }
 }
 
@@ -381,6 +446,12 @@ fn check(settings: &Finetune) -> Result<(), TrainError> {
             at_least_one,
         ),
         ("sequence_len", f64::from(settings.sequence_len), settings.sequence_len > 1, "at least 2"),
+        (
+            "num_virtual_tokens",
+            f64::from(settings.num_virtual_tokens),
+            settings.num_virtual_tokens > 0,
+            at_least_one,
+        ),
         ("limit", f64::from(settings.limit.unwrap_or(1)), settings.limit != Some(0), at_least_one),
         (
             "lora_alpha",
@@ -447,6 +518,12 @@ fn check(settings: &Finetune) -> Result<(), TrainError> {
     if settings.use_dora && pissa {
         let (other, remedy) = ("init_lora_weights: pissa".into(), "choose one of them");
         return Err(TrainError::Together { key: "use_dora", other, remedy });
+    }
+    let rewards = settings.objective == Objective::Reward;
+    if rewards && (!settings.method.is_low_rank() || settings.needs_dev() || pissa) {
+        let other = format!("method: {}", settings.method.name());
+        let remedy = "a reward model is trained with `method: lora` or `qlora`, from plain adapters, without early stopping";
+        return Err(TrainError::Together { key: "objective: reward", other, remedy });
     }
     if !settings.method.is_low_rank() && settings.has_low_rank_settings() {
         let other = format!("method: {}", settings.method.name());
@@ -650,13 +727,13 @@ impl CandleTrainer {
         let before = state.progress.seconds;
         let (rows, unit) = (&plan.rows.rows, plan.unit());
         let longest = rows.iter().chain(&plan.dev).map(|row| row.tokens.len()).max().unwrap_or(0);
-        let mut engine = Engine::new(&plan.model, longest);
+        let mut engine = Engine::new(&plan.model, longest + layout.virtual_tokens);
         let reference = match settings.objective {
-            Objective::Dpo => {
+            Objective::Dpo | Objective::Kto => {
                 let adapter = Adapter { layout, parameters: initial, dropout: None };
                 row_losses(&mut engine, adapter, rows)
             }
-            Objective::Sft | Objective::Orpo => Vec::new(),
+            Objective::Sft | Objective::Orpo | Objective::Reward => Vec::new(),
         };
         let others = if settings.loraplus_lr_ratio.total_cmp(&1.0).is_eq() {
             Vec::new()
@@ -693,6 +770,7 @@ impl CandleTrainer {
                 let before = from + index * settings.micro_batch_size as usize;
                 let first = ((epoch as usize * n + before) * unit) as u64;
                 let places: Vec<usize> = batch.iter().flat_map(|e| rows_of(*e)).collect();
+                let batch_examples = batch;
                 let batch = Batch::new(places.iter().map(|row| &rows[*row]).zip(first..));
                 state.progress.tokens += batch.tokens.len() as u64;
                 let adapter = Adapter { layout, parameters: &state.parameters, dropout };
@@ -701,12 +779,38 @@ impl CandleTrainer {
                     let found =
                         engine.learn_weighted(&batch, adapter, weigh, keep, noise, &mut gradient);
                     loss += found.iter().map(|found| f64::from(found.loss)).sum::<f64>();
+                } else if settings.objective == Objective::Reward {
+                    let mut weigh = |rewards: &[f32]| {
+                        let weighed = preference::weigh_rewards(rewards, 1.0 / total);
+                        loss += weighed.loss;
+                        weighed.weights
+                    };
+                    let (batch, weigh) = (batch.ends(), Weigh::Rewards(&mut weigh));
+                    engine.learn_weighted(&batch, adapter, weigh, keep, noise, &mut gradient);
                 } else {
                     let targets: Vec<usize> =
                         places.iter().map(|row| rows[*row].targets()).collect();
                     let reference: Vec<f64> =
                         places.iter().filter_map(|row| reference.get(*row).copied()).collect();
+                    let labels: Vec<bool> = batch_examples
+                        .iter()
+                        .filter_map(|e| plan.rows.labels.get(*e))
+                        .copied()
+                        .collect();
                     let mut weigh = |predictions: &[crate::ops::loss::Prediction]| {
+                        if settings.objective == Objective::Kto {
+                            let weighed = preference::weigh_labelled(
+                                settings.beta,
+                                [settings.desirable_weight, settings.undesirable_weight],
+                                predictions,
+                                &targets,
+                                &reference,
+                                &labels,
+                                1.0 / total,
+                            );
+                            loss += weighed.loss;
+                            return weighed.weights;
+                        }
                         let weighed = preference::weigh(
                             settings.objective,
                             settings.beta,
@@ -881,7 +985,8 @@ fn probe(
     if let Some(row) = rows.iter().position(|row| row.tokens.len() <= row.prompt.max(1)) {
         return Err(TrainError::EmptyCompletion { what: "probe row", row: row + 1 });
     }
-    let longest = rows.iter().map(|row| row.tokens.len()).max().unwrap_or(0);
+    let longest = rows.iter().map(|row| row.tokens.len()).max().unwrap_or(0)
+        + adapter.map_or(0, |adapter| adapter.layout.virtual_tokens);
     let mut engine = Engine::new(&model, longest);
     let mut probes = Vec::with_capacity(rows.len());
     for rows in batches(&rows) {

@@ -210,6 +210,15 @@ pub enum TrainExample {
         /// What it should rather not say.
         rejected: String,
     },
+    /// A completion that somebody found good or bad.
+    Labelled {
+        /// The conversation, ending with the user's turn.
+        messages: Vec<Message>,
+        /// What the assistant said.
+        completion: String,
+        /// Whether it was good.
+        label: bool,
+    },
 }
 
 /// One optimiser step, as it happens.
@@ -271,6 +280,10 @@ pub enum Served {
     Adapter,
     /// As a whole model in Hugging Face layout, in the base's place.
     Merged,
+    /// As a soft prompt before every prompt, by this program's own decoder.
+    Decoder,
+    /// Not as an answer: as the reward of one, by this program's own decoder.
+    Reward,
     /// As a classifier over the embedder's vectors, without a language model.
     Classifier,
 }

@@ -3,6 +3,8 @@
 //! Training and serving both call [`ChatTemplate::render`] and tokenise its result, so a
 //! fine-tuned arm is asked with exactly the text it was trained on.
 
+use std::collections::BTreeMap;
+
 use minijinja::{Environment, Error, ErrorKind, context};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -43,6 +45,37 @@ impl Message {
     pub fn assistant(content: impl Into<String>) -> Self {
         Self { role: Role::Assistant, content: content.into() }
     }
+}
+
+/// The token that a grammar engine ends a constrained answer with, among the special tokens of a
+/// tokenizer: the last of the names it knows.
+pub fn grammar_end(special: &BTreeMap<u32, String>) -> Option<u32> {
+    const NAMES: [&str; 5] =
+        ["</s>", "<|endoftext|>", "<|end_of_text|>", "<｜end▁of▁sentence｜>", "<eos>"];
+    let known = special.iter().filter(|(_, token)| NAMES.contains(&token.as_str()));
+    known.map(|(id, _)| *id).max()
+}
+
+/// The ids that end an answer: `turn_end`, the text of which is the template's end-of-sequence token,
+/// what `generation_config.json` and `config.json` name, and what ends a constrained answer. An
+/// ordinary token may be the beginning of a longer one, so only special ones end an answer.
+pub fn ends(
+    generation: &serde_json::Value,
+    config: &serde_json::Value,
+    turn_end: u32,
+    special: &BTreeMap<u32, String>,
+) -> Vec<u32> {
+    let named = [&generation["eos_token_id"], &config["eos_token_id"]]
+        .into_iter()
+        .flat_map(|ids| ids.as_array().cloned().unwrap_or_else(|| vec![ids.clone()]))
+        .filter_map(|id| u32::try_from(id.as_u64()?).ok());
+    let mut ends = Vec::new();
+    for id in std::iter::once(turn_end).chain(named).chain(grammar_end(special)) {
+        if special.contains_key(&id) && !ends.contains(&id) {
+            ends.push(id);
+        }
+    }
+    ends
 }
 
 /// A model's chat template (the Jinja text in `tokenizer_config.json` or `chat_template.jinja`).

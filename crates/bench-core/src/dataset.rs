@@ -119,11 +119,21 @@ pub enum TrainRow {
         /// What it should rather not say.
         rejected: String,
     },
+    /// A prompt and a completion that somebody found good or bad. Where nothing learns from such
+    /// verdicts, the good ones are completions and the bad ones are left out.
+    Labelled {
+        /// What is asked.
+        input: String,
+        /// What was said.
+        completion: String,
+        /// Whether it was good.
+        label: bool,
+    },
 }
 
 #[derive(Deserialize)]
 struct WireTrainRow {
-    #[serde(default)]
+    #[serde(default, alias = "prompt")]
     input: Option<String>,
     #[serde(default)]
     reference: Option<String>,
@@ -133,6 +143,10 @@ struct WireTrainRow {
     chosen: Option<String>,
     #[serde(default)]
     rejected: Option<String>,
+    #[serde(default)]
+    completion: Option<String>,
+    #[serde(default)]
+    label: Option<bool>,
 }
 
 /// A grade that a person gave to an arm's answer.
@@ -252,7 +266,8 @@ pub fn documents(text: &str) -> Result<Vec<Document>, Vec<RowError>> {
     finish(rows, errors)
 }
 
-/// Reads training rows: `{input, reference}`, `{text}` or `{input, chosen, rejected}`.
+/// Reads training rows: `{input, reference}`, `{text}`, `{input, chosen, rejected}` or
+/// `{input, completion, label}`; TRL's `prompt` is taken for `input`.
 ///
 /// # Errors
 /// As [`samples`]; a row that is neither form is an error.
@@ -261,6 +276,17 @@ pub fn train_rows(text: &str) -> Result<Vec<TrainRow>, Vec<RowError>> {
     let mut out = Vec::with_capacity(wires.len());
     for (line, wire) in wires {
         let said = |text: &str| !text.trim().is_empty();
+        if let (Some(input), Some(completion), Some(label)) =
+            (&wire.input, &wire.completion, wire.label)
+            && said(completion)
+            && [&wire.reference, &wire.text, &wire.chosen, &wire.rejected]
+                .iter()
+                .all(|one| one.is_none())
+        {
+            let (input, completion) = (input.clone(), completion.clone());
+            out.push((line, TrainRow::Labelled { input, completion, label }));
+            continue;
+        }
         match (wire.input, wire.reference, wire.text, wire.chosen, wire.rejected) {
             (Some(input), Some(reference), None, None, None) if said(&reference) => {
                 out.push((line, TrainRow::Completion { input, reference }));
@@ -275,7 +301,7 @@ pub fn train_rows(text: &str) -> Result<Vec<TrainRow>, Vec<RowError>> {
             }
             _ => errors.push(RowError {
                 line,
-                message: "a training row is `input` with a non-empty `reference`, `text` alone, or `input` with `chosen` and `rejected`"
+                message: "a training row is `input` with a non-empty `reference`, `text` alone, `input` with `chosen` and `rejected`, or `input` with `completion` and `label`"
                     .into(),
             }),
         }
@@ -416,6 +442,11 @@ mod tests {
         assert!(
             matches!(&train_rows(pair).unwrap()[0], TrainRow::Preference { rejected, .. } if rejected == "b")
         );
+        let judged = r#"{"prompt":"q","completion":"a","label":false}"#;
+        assert!(
+            matches!(&train_rows(judged).unwrap()[0], TrainRow::Labelled { input, label: false, .. } if input == "q")
+        );
+        assert!(train_rows(r#"{"input":"q","completion":"a"}"#).is_err());
         assert!(train_rows(r#"{"input":"q","chosen":"a"}"#).is_err());
         assert_eq!(train_rows("{\"input\":\"q\"}").unwrap_err()[0].line, 1);
         assert_eq!(train_rows("{\"input\":\"q\",\"reference\":\"\"}").unwrap_err().len(), 1);

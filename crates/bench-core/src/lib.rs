@@ -14,6 +14,7 @@ pub mod manifest;
 pub mod plan;
 pub mod record;
 pub mod retrieval;
+pub mod sampling;
 pub mod spec;
 pub mod status;
 pub mod template;

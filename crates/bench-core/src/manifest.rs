@@ -203,7 +203,7 @@ impl ModelEntry {
 /// One training run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainingEntry {
-    /// Arms that use the adapter.
+    /// Arms that use the adapter; `reward NAME` for a reward model.
     pub arms: Vec<String>,
     /// The eval set whose training data it learnt.
     pub set: String,
@@ -282,6 +282,10 @@ pub struct ParityEntry {
     pub top1_agree: u64,
     /// Largest difference of a row's mean negative log-likelihood, in nats.
     pub max_nll_difference: f64,
+    /// Tokens that this program's own decoder and the server of the other arms both wrote, greedily
+    /// and alike, on the base model; where the own decoder serves what was trained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_tokens: Option<u64>,
 }
 
 /// What one judge took.

@@ -94,6 +94,8 @@ pub enum CallKind {
     FollowUp,
     /// Putting passages in order.
     Rerank,
+    /// A reward model's word on one of the answers; its text is the reward.
+    Reward,
 }
 
 /// One judge's word on two arms' answers to a sample.

@@ -24,8 +24,8 @@ pub use check::{parse, unmeasured};
 pub use prices::{BreakEven, Price, PriceList, Prices, TunedPrice, parse_prices};
 pub use problem::{Problem, Source, SpecError};
 pub use prompting::{
-    CitationFigure, Constraint, ExampleOrder, Noise, Prompt, Propose, ProposeFrom, Query, Raft,
-    Select, SelfConsistency, Tune,
+    BestOf, CitationFigure, Constraint, ExampleOrder, Noise, Prompt, Propose, ProposeFrom, Query,
+    Raft, Select, SelfConsistency, Tune,
 };
 pub use resolve::{ArmPlan, resolve};
 pub use tuning::{Effort, FinetuneSweep, RagSweep, SettingsTrial};
@@ -51,6 +51,9 @@ pub struct Experiment {
     pub eval_sets: Vec<EvalSet>,
     /// The sides of the comparison.
     pub arms: Vec<Arm>,
+    /// Reward models, by the names that `best_of` uses.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rewards: BTreeMap<String, RewardModel>,
     /// Text embedding for retrieval.
     #[serde(default)]
     pub embedder: EmbedderSource,
@@ -803,11 +806,22 @@ pub struct Finetune {
     pub method: Method,
     /// Decoder layers that `method: last_layers` trains, counted from the last.
     pub last_layers: u32,
+    /// Virtual tokens that `method: soft_prompt` trains.
+    pub num_virtual_tokens: u32,
+    /// What the virtual tokens start from.
+    pub prompt_tuning_init: PromptTuningInit,
+    /// The text whose tokens they start from, repeated or cut to their number, with
+    /// `prompt_tuning_init: text`.
+    pub prompt_tuning_init_text: Option<String>,
     /// What is minimised.
     pub objective: Objective,
     /// How strongly `dpo` and `kto` hold to the base model, or how much `orpo` counts preferences.
     #[serde(alias = "pref_beta", alias = "orpo_alpha")]
     pub beta: f64,
+    /// How much good completions count with `objective: kto`.
+    pub desirable_weight: f64,
+    /// How much bad completions count with `objective: kto`.
+    pub undesirable_weight: f64,
     /// Bits of the frozen base in training, for `method: qlora`.
     pub quantization: Quantization,
     /// Rank of the update.
@@ -888,6 +902,20 @@ pub struct Finetune {
     pub mix: Option<Mix>,
 }
 
+/// A reward model (Bradley-Terry, as TRL's `RewardTrainer`): says how good an answer to a prompt is,
+/// as people would prefer it. Trained on rows with `chosen` and `rejected`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RewardModel {
+    /// A name from `models`: what is trained, with one number in the place of its output matrix.
+    pub model: String,
+    /// The eval set whose `train` rows hold the preferences, and whose template lays them out.
+    pub set: String,
+    /// How it is trained: `lora` or `qlora`, and always with `objective: reward`.
+    #[serde(default = "defaults::reward")]
+    pub finetune: Finetune,
+}
+
 /// Training rows of several eval sets in one adapter. An epoch has as many rows as all sets
 /// together; shares other than a set's own repeat its rows or leave some out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -929,8 +957,13 @@ impl Default for Finetune {
         Self {
             method: Method::Lora,
             last_layers: 2,
+            num_virtual_tokens: 20,
+            prompt_tuning_init: PromptTuningInit::SampleVocab,
+            prompt_tuning_init_text: None,
             objective: Objective::Sft,
             beta: 0.1,
+            desirable_weight: 1.0,
+            undesirable_weight: 1.0,
             quantization: Quantization::Q4_0,
             lora_r: 16,
             lora_alpha: 32.0,
@@ -1004,11 +1037,14 @@ impl Finetune {
             Method::LastLayers => format!("the last {} layers", self.last_layers),
             Method::Head => "the output matrix".into(),
             Method::Bitfit => "the biases".into(),
+            Method::SoftPrompt => format!("a soft prompt of {} tokens", self.num_virtual_tokens),
         };
         match self.objective {
             Objective::Sft => {}
             Objective::Dpo => label.push_str(" by DPO"),
             Objective::Orpo => label.push_str(" by ORPO"),
+            Objective::Kto => label.push_str(" by KTO"),
+            Objective::Reward => label.push_str(" as a reward model"),
         }
         label
     }
@@ -1031,6 +1067,9 @@ pub enum Method {
     Head,
     /// The biases alone, in models that have some (Ben Zaken et al. 2022).
     Bitfit,
+    /// The embeddings of virtual tokens before every prompt (prompt tuning, Lester et al. 2021),
+    /// served by this program's own decoder.
+    SoftPrompt,
 }
 
 impl Method {
@@ -1043,6 +1082,7 @@ impl Method {
             Self::LastLayers => "last_layers",
             Self::Head => "head",
             Self::Bitfit => "bitfit",
+            Self::SoftPrompt => "soft_prompt",
         }
     }
 
@@ -1059,6 +1099,8 @@ impl Objective {
             Self::Sft => "sft",
             Self::Dpo => "dpo",
             Self::Orpo => "orpo",
+            Self::Kto => "kto",
+            Self::Reward => "reward",
         }
     }
 }
@@ -1075,6 +1117,26 @@ pub enum Objective {
     Dpo,
     /// The loss of the chosen completion, and the odds of it over the rejected one (Hong et al. 2024).
     Orpo,
+    /// The utility of completions that were found good or bad, against the model that training starts
+    /// from (Ethayarajh et al. 2024). Training rows have `completion` and `label`, or `chosen` and
+    /// `rejected`, which count as one good and one bad completion.
+    Kto,
+    /// The reward of the chosen completion over that of the rejected one (Bradley and Terry 1952). For
+    /// reward models under `rewards`; it does not make a model that answers.
+    Reward,
+}
+
+/// What virtual tokens start from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PromptTuningInit {
+    /// The embeddings of tokens drawn from the vocabulary with the training seed.
+    #[default]
+    SampleVocab,
+    /// The embeddings of the tokens of `prompt_tuning_init_text`.
+    Text,
+    /// Numbers of the standard normal distribution.
+    Random,
 }
 
 /// Bits of a frozen base, in GGUF's formats.
@@ -1656,6 +1718,10 @@ impl Sweep {
 
 mod defaults {
     use std::num::NonZeroU32;
+
+    pub(super) fn reward() -> super::Finetune {
+        super::Finetune { objective: super::Objective::Reward, ..super::Finetune::default() }
+    }
 
     pub(super) fn temperature() -> f64 {
         1.0

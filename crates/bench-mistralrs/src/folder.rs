@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bench_core::chat::ChatTemplate;
+use bench_core::chat::{self, ChatTemplate};
 use candle_core::DType;
 use candle_core::safetensors::MmapedSafetensors;
 use serde_json::Value;
@@ -59,8 +59,9 @@ impl Folder {
             .with_padding(None)
             .with_truncation(None)
             .map_err(|error| format!("`{}/tokenizer.json`: {error}", path.display()))?;
-        let grammar_end = grammar_end(&tokenizer);
-        let ends = ends(path, &config, &template, &tokenizer, grammar_end)?;
+        let special = special(&tokenizer);
+        let grammar_end = chat::grammar_end(&special);
+        let ends = ends(path, &config, &template, &tokenizer, &special)?;
         let shapes = shapes(&weight_files(path)?)?;
         if let Some(missing) = missing_tensor(&config, &shapes) {
             return Err(format!(
@@ -163,7 +164,7 @@ fn ends(
     config: &Value,
     template: &ChatTemplate,
     tokenizer: &Tokenizer,
-    grammar_end: Option<u32>,
+    special: &BTreeMap<u32, String>,
 ) -> Result<Vec<u32>, String> {
     let generation = if folder.join("generation_config.json").exists() {
         json(folder, "generation_config.json")?
@@ -177,18 +178,7 @@ fn ends(
             template.eos_token
         )
     })?;
-    let named = [&generation["eos_token_id"], &config["eos_token_id"]]
-        .into_iter()
-        .flat_map(|ids| ids.as_array().cloned().unwrap_or_else(|| vec![ids.clone()]))
-        .filter_map(|id| u32::try_from(id.as_u64()?).ok());
-    let special = tokenizer.get_added_tokens_decoder();
-    let mut seen = BTreeSet::new();
-    let ends: Vec<u32> = std::iter::once(turn_end)
-        .chain(named)
-        .chain(grammar_end)
-        // An ordinary token may be the beginning of a longer one, so it cannot end an answer.
-        .filter(|id| special.contains_key(id) && seen.insert(*id))
-        .collect();
+    let ends = chat::ends(&generation, config, turn_end, special);
     if ends.is_empty() {
         Err(format!(
             "`{}/tokenizer.json` does not list `{}` among its `added_tokens`, so no answer would ever end",
@@ -200,14 +190,8 @@ fn ends(
     }
 }
 
-/// The token that the grammar engine ends an answer with: the last of the names it knows.
-fn grammar_end(tokenizer: &Tokenizer) -> Option<u32> {
-    const NAMES: [&str; 5] =
-        ["</s>", "<|endoftext|>", "<|end_of_text|>", "<｜end▁of▁sentence｜>", "<eos>"];
+/// The special tokens by id.
+fn special(tokenizer: &Tokenizer) -> BTreeMap<u32, String> {
     let added = tokenizer.get_added_tokens_decoder();
-    added
-        .iter()
-        .filter(|(_, token)| NAMES.contains(&token.content.as_str()))
-        .map(|(id, _)| *id)
-        .max()
+    added.into_iter().map(|(id, token)| (id, token.content)).collect()
 }

@@ -12,6 +12,7 @@ use bench_core::backend::{
 };
 use bench_core::chat::Message;
 use bench_core::digest;
+use bench_core::sampling::{likeliest, log_sum_exp};
 use candle_core::{DType, Device};
 use mistralrs::model_builder_trait::{build_model_from_pipeline, build_text_pipeline};
 use mistralrs::{ModelDType, TextModelBuilder, TokenSource};
@@ -21,7 +22,7 @@ use mistralrs_core::{
 };
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc};
 
-use crate::choose::{Chooser, likeliest, log_sum_exp};
+use crate::choose::Chooser;
 use crate::folder::Folder;
 use crate::{BACKEND, MistralLoader, adapter};
 

@@ -298,6 +298,24 @@ async fn an_adapter_equals_merged_weights_and_leaves_the_base_alone() {
 }
 
 #[tokio::test]
+async fn two_adapters_alive_at_once_answer_as_each_does_alone() {
+    let folder = write_model(&weights());
+    let first = write_adapter(&adapter_config(), &adapter_weights(0.3));
+    let second = write_adapter(&adapter_config(), &adapter_weights(-0.5));
+    let mut alone = Vec::new();
+    for adapter in [&first, &second] {
+        alone.push(distribution(&load(&folder, Some(adapter)), "hello").await);
+    }
+    assert!(apart(&alone[0], &alone[1]) > 0.05, "the adapters are alike");
+    let both = [load(&folder, Some(&first)), load(&folder, Some(&second))];
+    for _ in 0..2 {
+        for (generator, alone) in both.iter().zip(&alone) {
+            assert_close(&distribution(generator, "hello").await, alone, 1e-9);
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_adapter_that_adds_nothing_is_the_base() {
     let folder = write_model(&weights());
     let nothing = write_adapter(&adapter_config(), &adapter_weights(0.0));
@@ -474,6 +492,13 @@ fn damaged_folders_are_refused_by_name() {
     refused(&folder, None, "`rope_theta`");
     std::fs::write(&path, config.replace("LlamaForCausalLM", "NoSuchModel")).unwrap();
     refused(&folder, None, "cannot load");
+
+    // The library would read an adapter in the model's own folder as a part of the model.
+    let folder = write_model(&weights());
+    let adapter = write_adapter(&adapter_config(), &adapter_weights(0.3));
+    let name = "adapter_model.safetensors";
+    std::fs::copy(adapter.path().join(name), folder.path().join(name)).unwrap();
+    refused(&folder, None, "holds an adapter beside the model");
 
     let mut missing = weights();
     missing.remove("model.layers.1.mlp.up_proj.weight");

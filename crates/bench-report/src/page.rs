@@ -1071,6 +1071,9 @@ fn strategy(strategy: &Strategy, plan: &ArmPlan) -> String {
     if let Some(rag) = &plan.rag {
         parts.push(passages(rag));
     }
+    if let Some(best) = &plan.prompt.best_of {
+        parts.push(format!("the best of {} answers by the reward `{}`", best.n, best.reward));
+    }
     match plan.prompt.num_fewshot {
         0 if parts.is_empty() => parts.push("prompt without examples".into()),
         0 => {}

@@ -58,6 +58,47 @@ pub(crate) fn assemble(
     (Outcome::Answered(answer), calls)
 }
 
+/// Makes one outcome of several answers: the one of the highest reward, the first of equals. `rewards` are
+/// what became of asking for each answer's; failed answers have none. Tokens and milliseconds are those
+/// of all calls together, the rewards' included.
+pub(crate) fn assemble_best(
+    final_answer: Option<&Regex>,
+    outcomes: &[&Outcome],
+    rewards: &[Option<&Outcome>],
+) -> (Outcome, Vec<CallRecord>) {
+    let mut calls: Vec<CallRecord> =
+        outcomes.iter().map(|outcome| call_record(CallKind::Sample, outcome)).collect();
+    calls.extend(rewards.iter().flatten().map(|outcome| call_record(CallKind::Reward, outcome)));
+    let reward = |outcome: &Outcome| match outcome {
+        Outcome::Answered(answer) => {
+            answer.text.parse::<f64>().ok().filter(|value| value.is_finite())
+        }
+        Outcome::Failed { .. } => None,
+    };
+    let mut best: Option<(f64, &Answer)> = None;
+    for (outcome, rewarded) in outcomes.iter().zip(rewards) {
+        if let (Outcome::Answered(answer), Some(value)) = (outcome, rewarded.and_then(reward))
+            && best.is_none_or(|(most, _)| value > most)
+        {
+            best = Some((value, answer));
+        }
+    }
+    let Some((_, best)) = best else {
+        let failed = outcomes.iter().find(|one| matches!(one, Outcome::Failed { .. }));
+        let without = || Outcome::Failed { error: "no answer got a reward".into() };
+        return (failed.map_or_else(without, |failed| (*failed).clone()), calls);
+    };
+    let mut answer = best.clone();
+    if let Some(pattern) = final_answer {
+        extract(&mut answer, pattern);
+    }
+    answer.tokens_in = calls.iter().map(|call| call.tokens_in).sum();
+    answer.tokens_out = calls.iter().map(|call| call.tokens_out).sum();
+    answer.latency_ms = calls.iter().map(|call| call.latency_ms).sum();
+    answer.first_token_ms = None;
+    (Outcome::Answered(answer), calls)
+}
+
 /// A call as a record keeps it.
 pub(crate) fn call_record(kind: CallKind, outcome: &Outcome) -> CallRecord {
     let (text, answer) = match outcome {
@@ -167,6 +208,25 @@ mod tests {
         check_vote(&["", "", "Paris"], "Paris");
         check_vote(&["!", "Rome", "Paris", "Paris"], "Paris");
         check_vote(&["", ""], "");
+    }
+
+    #[test]
+    fn the_answer_of_the_highest_reward_is_taken_and_all_calls_are_paid_for() {
+        let answers = [said("a"), said("Answer: b"), said("c"), failed()];
+        let rewards = [said("-1.5"), said("0.25"), said("0.25")];
+        let rewards: Vec<Option<&Outcome>> = rewards.iter().map(Some).chain([None]).collect();
+        let answers: Vec<&Outcome> = answers.iter().collect();
+        let (outcome, calls) = assemble_best(Some(&pattern()), &answers, &rewards);
+        let Outcome::Answered(answer) = outcome else { panic!("failed") };
+        assert_eq!(answer.text, "b");
+        // Three answers and three rewards.
+        assert_eq!((answer.tokens_in, answer.tokens_out), (60, 12));
+        assert!((answer.latency_ms - 30.0).abs() < 1e-9);
+        assert_eq!(calls.iter().filter(|call| call.kind == CallKind::Reward).count(), 3);
+        let nothing = [said("not a number"), said("NaN"), failed()];
+        let nothing: Vec<Option<&Outcome>> = nothing.iter().map(Some).collect();
+        let (outcome, _) = assemble_best(None, &answers[..3], &nothing);
+        assert_eq!(outcome, Outcome::Failed { error: "no answer got a reward".into() });
     }
 
     #[test]

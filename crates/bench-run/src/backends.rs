@@ -29,6 +29,13 @@ pub trait Backends: Send + Sync {
         adapter: Option<&Path>,
     ) -> Result<Arc<dyn Generator>, BackendError>;
 
+    /// The decoder that serves soft prompts, over the model without one; `None` where the model is
+    /// served by it anyway, so that there is nothing to compare it with.
+    fn decoder(&self, model: &ResolvedModel) -> Result<Option<Arc<dyn Generator>>, BackendError> {
+        let _ = model;
+        Ok(None)
+    }
+
     /// Counts tokens as the model does, without loading its weights; `None` for models that are
     /// not local.
     fn counter(&self, model: &ResolvedModel) -> Result<Option<Arc<dyn Counter>>, BackendError>;

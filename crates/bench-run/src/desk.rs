@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bench_core::backend::{
-    BackendError, BackendErrorKind, Completion, Generator, Probe, Progress, Request, Stage,
+    BackendError, BackendErrorKind, Completion, Generator, Probe, Progress, Request, Served, Stage,
+    TokenLogprob,
 };
 use bench_core::dataset::Sample;
 use bench_core::digest;
@@ -117,7 +118,9 @@ impl<'a> LayJob<'a> {
         };
         let model = match question.kind {
             CallKind::Rerank => self.sorter,
-            CallKind::Sample | CallKind::Rewrite | CallKind::FollowUp => self.asker,
+            CallKind::Sample | CallKind::Rewrite | CallKind::FollowUp | CallKind::Reward => {
+                self.asker
+            }
         };
         Call::new(model, None, request, None, self.name)
     }
@@ -289,10 +292,55 @@ impl Desk<'_> {
             let (arm, set) = (call.arm.to_owned(), call.set.to_owned());
             return Err(RunError::Parity { arm, set, table });
         }
-        let entry = ParityEntry { set: call.set.to_owned(), seed: adapter.seed, ..entry };
+        let base_tokens = match adapter.served {
+            Served::Decoder => self.base_agrees(call, adapter)?,
+            Served::Adapter | Served::Merged | Served::Classifier | Served::Reward => None,
+        };
+        let set = call.set.to_owned();
+        let entry = ParityEntry { set, seed: adapter.seed, base_tokens, ..entry };
         self.store.state.parity.insert(adapter.digest.clone(), entry);
         add_seconds(&mut self.store.state, "check", started.elapsed().as_secs_f64());
         Ok(self.store.save_state()?)
+    }
+
+    /// What our own decoder serves is fair beside the other arms only if it writes what their server
+    /// writes where nothing was trained: the same prompts, greedily, on the base model. Gives the
+    /// tokens that both wrote.
+    fn base_agrees(&self, call: &Call<'_>, adapter: &Adapter) -> Result<Option<u64>, RunError> {
+        let Some(own) = self.backends.decoder(call.model)? else { return Ok(None) };
+        let requests: Vec<Request> = adapter
+            .probes
+            .iter()
+            .take(BASE_ROWS)
+            .map(|row| Request {
+                messages: row.messages.clone(),
+                max_tokens: BASE_TOKENS,
+                temperature: 0.0,
+                top_p: None,
+                seed: 0,
+                stop: Vec::new(),
+                constraint: None,
+                top_logprobs: 2,
+            })
+            .collect();
+        let written = |generator: &dyn Generator| -> Result<Vec<Completion>, BackendError> {
+            self.runtime.block_on(async {
+                let mut written = Vec::new();
+                for request in &requests {
+                    written.push(generator.generate(request).await?);
+                }
+                Ok(written)
+            })
+        };
+        let ours = written(own.as_ref())?;
+        drop(own);
+        let theirs = written(self.backends.load(call.model, None)?.as_ref())?;
+        let (tokens, table) = compare_written(&ours, &theirs);
+        if table.is_empty() {
+            return Ok(Some(tokens));
+        }
+        let (arm, set) = (call.arm.to_owned(), call.set.to_owned());
+        Err(RunError::Parity { arm, set, table })
     }
 
     pub(crate) fn note_memory(&mut self) {
@@ -304,6 +352,41 @@ impl Desk<'_> {
 /// Largest difference of a row's mean negative log-likelihood that kernels may cause, in nats.
 const NLL_TOLERANCE: f64 = 1e-2;
 
+/// Prompts, and tokens of each answer, on which two decoders of the base model must agree.
+const BASE_ROWS: usize = 4;
+const BASE_TOKENS: u32 = 16;
+
+/// Two tokens whose log-probabilities are this close may change places with the kernel, in nats.
+const TIE: f64 = 1e-3;
+
+/// Tokens that both wrote, and a line per answer that differs where there was no tie.
+fn compare_written(ours: &[Completion], theirs: &[Completion]) -> (u64, String) {
+    let (mut tokens, mut table) = (0, String::new());
+    for (row, (ours, theirs)) in ours.iter().zip(theirs).enumerate() {
+        let same = ours.logprobs.iter().zip(&theirs.logprobs);
+        let same = same.take_while(|(a, b)| a.token == b.token).count();
+        tokens += same as u64;
+        let (a, b) = (ours.logprobs.get(same), theirs.logprobs.get(same));
+        let tied = a.or(b).is_some_and(|one| match one.top.as_slice() {
+            [first, second, ..] => first.1 - second.1 < TIE,
+            _ => false,
+        });
+        if (a.is_some() || b.is_some()) && !tied {
+            let name = |one: Option<&TokenLogprob>| {
+                one.map_or_else(|| "the end".to_owned(), |one| format!("`{}`", one.token))
+            };
+            writeln!(
+                table,
+                "  row {row}, on the base model: token {same} is {} by our own decoder and {} by the server of the other arms",
+                name(a),
+                name(b)
+            )
+            .ok();
+        }
+    }
+    (tokens, table)
+}
+
 /// Compares both sides row by row; the table is empty when they agree.
 fn compare_probes(trained: &[Probe], served: &[Probe]) -> (ParityEntry, String) {
     let mut entry = ParityEntry {
@@ -313,6 +396,7 @@ fn compare_probes(trained: &[Probe], served: &[Probe]) -> (ParityEntry, String) 
         tokens: 0,
         top1_agree: 0,
         max_nll_difference: 0.0,
+        base_tokens: None,
     };
     let mut table = String::new();
     for (row, (ours, theirs)) in trained.iter().zip(served).enumerate() {
@@ -354,6 +438,29 @@ fn compare_probes(trained: &[Probe], served: &[Probe]) -> (ParityEntry, String) 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_decoders_write_the_same_but_for_ties() {
+        let said = |tokens: &[(&str, f64)]| Completion {
+            logprobs: tokens
+                .iter()
+                .map(|(token, gap)| TokenLogprob {
+                    token: (*token).into(),
+                    logprob: -0.1,
+                    top: vec![((*token).into(), -0.1), ("x".into(), -0.1 - gap)],
+                })
+                .collect(),
+            ..Completion::default()
+        };
+        let ours = [said(&[("a", 1.0), ("b", 1.0)]), said(&[("a", 1.0), ("b", 1e-5)])];
+        assert_eq!(compare_written(&ours, &ours), (4, String::new()));
+        let tied = [ours[0].clone(), said(&[("a", 1.0), ("c", 1e-5)])];
+        assert_eq!(compare_written(&ours, &tied), (3, String::new()));
+        let other = [said(&[("a", 1.0), ("c", 1.0)]), said(&[("a", 1.0)])];
+        let (tokens, table) = compare_written(&ours[..1], &other[..1]);
+        assert_eq!(tokens, 1);
+        assert!(table.contains("token 1 is `b` by our own decoder and `c` by"), "{table}");
+    }
 
     #[test]
     fn disagreement_between_trainer_and_server_is_shown_row_by_row() {

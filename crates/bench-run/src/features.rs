@@ -38,7 +38,7 @@ pub(crate) fn labelled(rows: &[TrainRow]) -> Vec<(&str, &str)> {
     rows.iter()
         .filter_map(|row| match row {
             TrainRow::Completion { input, reference } => Some((input.as_str(), reference.trim())),
-            TrainRow::Preference { .. } | TrainRow::Text(_) => None,
+            TrainRow::Preference { .. } | TrainRow::Labelled { .. } | TrainRow::Text(_) => None,
         })
         .collect()
 }

@@ -41,6 +41,8 @@ pub struct Loaded {
     pub plan_digest: String,
     /// The folder of the experiment file.
     pub folder: PathBuf,
+    /// The turns that a reward model judges an answer to, by its name.
+    pub reward_prompts: BTreeMap<String, PromptTemplate>,
     /// Things that are allowed and that a reader should know.
     pub warnings: Vec<String>,
 }
@@ -165,6 +167,7 @@ pub fn load_with(
         .collect();
     let mut sets = reader.prompts(&experiment, &plans, sets);
     reader.languages(&experiment, &plans, &mut sets);
+    let reward_prompts = reader.reward_prompts(&experiment);
     let rubric = experiment
         .judge
         .as_ref()
@@ -181,18 +184,28 @@ pub fn load_with(
     }
     let (files, warnings) = (reader.files, reader.warnings);
     let plan_digest = digest::of_json(&(&experiment, &files));
-    Ok(Loaded { experiment, plans, sets, rubric, labels, files, plan_digest, folder, warnings })
+    Ok(Loaded {
+        experiment,
+        plans,
+        sets,
+        rubric,
+        labels,
+        files,
+        plan_digest,
+        folder,
+        reward_prompts,
+        warnings,
+    })
 }
 
 impl Loaded {
     /// What every request of an arm has in common; the conversation is still to come.
     pub(crate) fn request(&self, plan: &ArmPlan, max_tokens: u32) -> Request {
         let generate = &self.experiment.generate;
-        let vote = plan.prompt.self_consistency;
         Request {
             messages: Vec::new(),
             max_tokens,
-            temperature: vote.map_or(generate.temperature, |vote| vote.temperature),
+            temperature: plan.prompt.draws().1.unwrap_or(generate.temperature),
             top_p: generate.top_p,
             seed: generate.seed,
             stop: generate.stop.clone(),
@@ -520,9 +533,9 @@ impl Reader<'_> {
         let learnt: BTreeSet<String> = train
             .iter()
             .filter_map(|row| match row {
-                TrainRow::Completion { input, .. } | TrainRow::Preference { input, .. } => {
-                    Some(normal(input))
-                }
+                TrainRow::Completion { input, .. }
+                | TrainRow::Preference { input, .. }
+                | TrainRow::Labelled { input, .. } => Some(normal(input)),
                 TrainRow::Text(_) => None,
             })
             .collect();
@@ -720,6 +733,23 @@ impl Reader<'_> {
             self.add(&path, message, "put `{{ input }}` into the template");
         }
         Some(prompt)
+    }
+
+    /// The turns of every reward model: its own, or its set's.
+    fn reward_prompts(&mut self, experiment: &Experiment) -> BTreeMap<String, PromptTemplate> {
+        let mut prompts = BTreeMap::new();
+        for (name, reward) in &experiment.rewards {
+            let set = experiment.eval_sets.iter().find(|set| set.name == reward.set);
+            let own = &reward.finetune;
+            let path = ["rewards", name.as_str(), "finetune"];
+            if let Some(set) = set
+                && let Some(prompt) =
+                    self.turns(&path, own.template.as_ref(), own.system.as_ref(), set)
+            {
+                prompts.insert(name.clone(), prompt);
+            }
+        }
+        prompts
     }
 
     /// The template of the training rows: fine-tuning's own, or the one that questions are asked

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bench_core::backend::{
-    BackendError, Embedder, ModelFolder, Passage, ProbeRow, Progress, Retriever, Stage,
+    BackendError, Embedder, ModelFolder, Passage, ProbeRow, Progress, Retriever, Served, Stage,
     TrainExample, TrainJob, TrainOutcome, Trainer,
 };
 use bench_core::dataset::TrainRow;
@@ -59,6 +59,8 @@ pub(crate) struct Adapter {
     pub(crate) base: ModelFolder,
     /// What trained it, where a server could see it otherwise.
     pub(crate) trainer: Option<Arc<dyn Trainer>>,
+    /// How it is served.
+    pub(crate) served: Served,
     /// Rows on which trainer and server must agree.
     pub(crate) probes: Vec<ProbeRow>,
 }
@@ -74,6 +76,16 @@ pub(crate) struct Prepared {
     pub(crate) warnings: Vec<String>,
     /// How prompts were chosen.
     pub(crate) tuning: Vec<TuningEntry>,
+    /// The reward models that choose among answers, by name.
+    pub(crate) rewards: BTreeMap<String, PreparedReward>,
+}
+
+/// A trained reward model.
+pub(crate) struct PreparedReward {
+    pub(crate) model: ResolvedModel,
+    pub(crate) adapter: Adapter,
+    /// Lays out the prompt that an answer is judged beside.
+    pub(crate) layout: Layout,
 }
 
 /// Settings that were chosen on dev samples.
@@ -117,6 +129,7 @@ impl<'a> Preparer<'a> {
             embedder: None,
             warnings: Vec::new(),
             tuning: Vec::new(),
+            rewards: BTreeMap::new(),
         };
         Self {
             loaded,
@@ -139,7 +152,8 @@ impl<'a> Preparer<'a> {
             let asks = plan.rag.as_ref().and_then(|rag| rag.query_model.as_deref());
             let sorts = plan.rag.as_ref().and_then(|rag| rag.rerank.as_ref()?.chat_model());
             let writes = plan.prompt.propose.as_ref().and_then(|one| one.model.as_deref());
-            asks.into_iter().chain(sorts).chain(writes)
+            let judges = plan.reward_model.as_deref();
+            asks.into_iter().chain(sorts).chain(writes).chain(judges)
         });
         if plans.iter().any(|plan| plan.features.is_some()) {
             let embedder = self.embedder()?;
@@ -194,6 +208,66 @@ impl<'a> Preparer<'a> {
             self.prepared.arms.extend(arms.into_iter().map(|(_, arm)| arm));
         }
         Ok(self.prepared)
+    }
+
+    /// The reward model that chooses among the answers of an arm, trained once.
+    fn reward(&mut self, plan: &ArmPlan, desk: &mut Desk<'_>) -> Result<(), BackendError> {
+        let Some(best) = &plan.prompt.best_of else { return Ok(()) };
+        let loaded = self.loaded;
+        let (Some(spec), Some(template)) =
+            (loaded.experiment.rewards.get(&best.reward), loaded.reward_prompts.get(&best.reward))
+        else {
+            let message = format!("there is no reward model `{}`", best.reward);
+            return Err(BackendError::fatal("reward", message));
+        };
+        let set = loaded.sets.iter().find(|set| set.spec.name == spec.set);
+        let (Some(set), false) = (set, self.prepared.rewards.contains_key(&best.reward)) else {
+            return Ok(());
+        };
+        let model = self.prepared.models[&spec.model].clone();
+        let base = model.folder()?;
+        let trainer = self.backends.trainer(&model)?;
+        let settings = Finetune { objective: Objective::Reward, ..spec.finetune.clone() };
+        let layout = Layout {
+            template: template.clone(),
+            training: None,
+            fewshot: None,
+            passages: None,
+            counter: None,
+            max_tokens: 1,
+            lead: "",
+        };
+        let seed = settings.seeds.first().copied().unwrap_or(0);
+        let examples = lesson(set, &settings, &layout, seed)?.examples;
+        let settings =
+            Finetune { seeds: vec![seed], limit: None, template: None, system: None, ..settings };
+        let key = digest::of_json(&(&base.digest, &settings, seed, &examples));
+        let output = self.folder.join("adapters").join(digest::short(&key));
+        let (rows, dev) = (examples.len() as u64, Vec::new());
+        let job = TrainJob { base: base.clone(), examples, dev, settings, seed, output };
+        let outcome = self.train(&job, trainer.as_ref(), set, plan, desk)?;
+        let adapter = Adapter {
+            seed,
+            folder: outcome.adapter.clone(),
+            digest: outcome.digest.clone(),
+            base,
+            served: outcome.served,
+            trainer: None,
+            probes: Vec::new(),
+        };
+        self.prepared.training.push(TrainingEntry {
+            arms: vec![format!("reward {}", best.reward)],
+            set: set.spec.name.clone(),
+            seed,
+            rows,
+            adapter_bytes: bytes_of(&outcome.adapter),
+            energy_joules: desk.store.state.energy.get(&outcome.digest).copied(),
+            outcome,
+            classifier: None,
+        });
+        let reward = PreparedReward { model, adapter, layout };
+        self.prepared.rewards.insert(best.reward.clone(), reward);
+        Ok(())
     }
 
     /// An arm that classifies: its classifier is fitted, and it shows the bare input.
@@ -254,6 +328,7 @@ impl<'a> Preparer<'a> {
             base: ModelFolder { path: folder.clone(), digest: model.entry.digest.clone() },
             folder,
             digest: fitted.outcome.digest,
+            served: Served::Classifier,
             trainer: None,
             probes: Vec::new(),
         };
@@ -279,6 +354,7 @@ impl<'a> Preparer<'a> {
         if let Some(settings) = &plan.features {
             return self.classifying(index, set, plan, settings, desk);
         }
+        self.reward(plan, desk)?;
         let model = self.prepared.models[&plan.model].clone();
         let train = set.train.as_deref().unwrap_or_default();
         let seed = self.loaded.experiment.run.seed;
@@ -586,6 +662,7 @@ impl<'a> Preparer<'a> {
                 folder: outcome.adapter.clone(),
                 digest: outcome.digest.clone(),
                 base: base.clone(),
+                served: outcome.served,
                 trainer: Some(Arc::clone(&trainer)),
                 probes,
             }));
@@ -660,11 +737,13 @@ impl<'a> Preparer<'a> {
             let part = draw(train, rest, seed, |index, _| index.to_string());
             let examples: Vec<TrainExample> = whole
                 .chain(part)
-                .map(|row| example(row, &layout, settings.objective))
-                .collect::<Result<_, _>>()?;
+                .map(|row| examples_of(row, &layout, settings.objective))
+                .collect::<Result<Vec<_>, _>>()?
+                .concat();
             lesson.probes.extend(probes(&examples, PROBE_ROWS.div_ceil(sets.len())));
             lesson.examples.extend(examples);
             lesson.dev.extend(dev_examples(set, &layout, None)?);
+            apart(&mut lesson.examples, train, settings.objective);
         }
         Ok(lesson)
     }
@@ -774,28 +853,59 @@ pub(crate) fn add_seconds(state: &mut State, stage: &str, seconds: f64) {
     }
 }
 
-fn example(
+/// What is learnt from a row: nothing from a bad completion where only good ones are learnt, and two
+/// completions from a preference where they are learnt one by one.
+fn examples_of(
     row: &TrainRow,
     layout: &Layout,
     objective: Objective,
-) -> Result<TrainExample, BackendError> {
+) -> Result<Vec<TrainExample>, BackendError> {
     Ok(match row {
-        TrainRow::Completion { input, reference } => TrainExample::Completion {
+        TrainRow::Completion { input, reference } => vec![TrainExample::Completion {
             messages: layout.training_turns(input)?,
             completion: reference.clone(),
-        },
-        TrainRow::Text(text) => TrainExample::Text(text.clone()),
+        }],
+        TrainRow::Text(text) => vec![TrainExample::Text(text.clone())],
         TrainRow::Preference { input, chosen, rejected } => {
             let messages = layout.training_turns(input)?;
             let (chosen, rejected) = (chosen.clone(), rejected.clone());
             match objective {
-                Objective::Sft => TrainExample::Completion { messages, completion: chosen },
-                Objective::Dpo | Objective::Orpo => {
-                    TrainExample::Preference { messages, chosen, rejected }
+                Objective::Sft => vec![TrainExample::Completion { messages, completion: chosen }],
+                Objective::Dpo | Objective::Orpo | Objective::Reward => {
+                    vec![TrainExample::Preference { messages, chosen, rejected }]
+                }
+                Objective::Kto => {
+                    let judged = |(completion, label)| {
+                        let messages = messages.clone();
+                        TrainExample::Labelled { messages, completion, label }
+                    };
+                    [(chosen, true), (rejected, false)].map(judged).into()
+                }
+            }
+        }
+        TrainRow::Labelled { input, completion, label } => {
+            let messages = layout.training_turns(input)?;
+            let (completion, label) = (completion.clone(), *label);
+            match objective {
+                Objective::Sft if label => vec![TrainExample::Completion { messages, completion }],
+                Objective::Sft => Vec::new(),
+                Objective::Dpo | Objective::Orpo | Objective::Kto | Objective::Reward => {
+                    vec![TrainExample::Labelled { messages, completion, label }]
                 }
             }
         }
     })
+}
+
+/// Good completions before bad ones, where some come from preferences: the two of one prompt must not
+/// stand side by side, because `kto` measures each row with its neighbour's completion.
+fn apart(examples: &mut [TrainExample], rows: &[TrainRow], objective: Objective) {
+    let pairs = rows.iter().any(|row| matches!(row, TrainRow::Preference { .. }));
+    if objective == Objective::Kto && pairs {
+        let is_bad =
+            |example: &TrainExample| matches!(example, TrainExample::Labelled { label: false, .. });
+        examples.sort_by_key(is_bad);
+    }
 }
 
 fn dev_examples(
@@ -862,26 +972,29 @@ pub(crate) fn lesson(
         None => places,
     };
     let raft = settings.raft.as_ref();
-    let examples: Vec<TrainExample> = rows
+    let mut examples = rows
         .iter()
         .map(|&row| match (&train[row], raft) {
             (TrainRow::Completion { input, reference }, Some(raft)) => {
                 let gold = set.train_gold.get(row).map(Vec::as_slice).unwrap_or_default();
-                Ok(TrainExample::Completion {
+                Ok(vec![TrainExample::Completion {
                     messages: layout.raft_turns(row, input, gold, raft)?,
                     completion: reference.clone(),
-                })
+                }])
             }
-            (row, _) => example(row, layout, settings.objective),
+            (row, _) => examples_of(row, layout, settings.objective),
         })
-        .collect::<Result<_, BackendError>>()?;
+        .collect::<Result<Vec<_>, BackendError>>()?
+        .concat();
+    apart(&mut examples, train, settings.objective);
     let probes = probes(&examples, PROBE_ROWS);
     Ok(Lesson { dev: dev_examples(set, layout, raft)?, examples, probes })
 }
 
 fn probes(examples: &[TrainExample], most: usize) -> Vec<ProbeRow> {
     let rows = examples.iter().filter_map(|example| match example {
-        TrainExample::Completion { messages, completion } => {
+        TrainExample::Completion { messages, completion }
+        | TrainExample::Labelled { messages, completion, .. } => {
             Some(ProbeRow { messages: messages.clone(), completion: completion.clone() })
         }
         TrainExample::Preference { messages, chosen, .. } => {

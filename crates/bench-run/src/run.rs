@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bench_core::backend::{BackendError, Progress, Request};
+use bench_core::chat::Message;
 use bench_core::dataset::Sample;
 use bench_core::digest;
 use bench_core::manifest::{Machine, Manifest, StopEntry};
@@ -14,11 +15,11 @@ use bench_core::record::{Answer, CallKind, CallRecord, Outcome, Record, TrialId,
 use bench_core::spec::ModelSource;
 use tokio::runtime::Runtime;
 
-use crate::answer::assemble;
+use crate::answer::{assemble, assemble_best};
 use crate::backends::Backends;
 use crate::desk::{Call, Desk, LayJob, lay_all};
 use crate::load::{Loaded, LoadedSet};
-use crate::prepare::{Adapter, Prepared, PreparedArm, Preparer};
+use crate::prepare::{Adapter, Prepared, PreparedArm, PreparedReward, Preparer};
 use crate::prompt::Laid;
 use crate::score::{self, Scorer};
 use crate::store::{Store, StoreError};
@@ -202,6 +203,8 @@ struct Ready<'a> {
     laid: Laid,
     /// The requests whose answers make the trial's answer.
     calls: Vec<Call<'a>>,
+    /// The requests for the reward of each answer that there is, where a reward chooses.
+    rewards: Vec<Option<Call<'a>>>,
     key: String,
 }
 
@@ -255,6 +258,12 @@ impl<'a> Runner<'a> {
         let calls: Vec<Call<'a>> =
             all.iter().flat_map(|trial| trial.calls.iter().cloned()).collect();
         let answered = asked.intersection(&self.desk.asked).count() + self.desk.ask(&calls)?;
+        for trial in &mut all {
+            trial.rewards = self.reward_calls(trial)?;
+        }
+        let calls: Vec<Call<'a>> =
+            all.iter().flat_map(|trial| trial.rewards.iter().flatten().cloned()).collect();
+        let answered = answered + self.desk.ask(&calls)?;
         Ok((all, missing, answered))
     }
 
@@ -266,13 +275,12 @@ impl<'a> Runner<'a> {
         laid: &Laid,
     ) -> Result<Ready<'a>, BackendError> {
         let plan = &trial.arm.plan;
-        let vote = plan.prompt.self_consistency;
         let request = Request {
             messages: laid.messages.clone(),
             constraint: set.languages.get(&plan.name).map(|one| one.of(trial.sample)),
             ..self.loaded.request(plan, trial.arm.layout.max_tokens)
         };
-        let n = u64::from(vote.map_or(1, |vote| vote.n));
+        let n = u64::from(plan.prompt.draws().0);
         let counter = trial.arm.layout.counter.as_deref();
         let name = (set.spec.name.as_str(), trial.arm.plan.name.as_str());
         let mut calls = Vec::with_capacity(n as usize);
@@ -287,9 +295,12 @@ impl<'a> Runner<'a> {
             call.retrieval_ms = laid.retrieval_ms;
             calls.push(call);
         }
-        let key = match calls.as_slice() {
-            [one] => one.key.clone(),
-            several => digest::of_json(&several.iter().map(|call| &call.key).collect::<Vec<_>>()),
+        let keys: Vec<&String> = calls.iter().map(|call| &call.key).collect();
+        let key = match (keys.as_slice(), self.reward(trial.arm)) {
+            ([one], None) => (*one).clone(),
+            (several, None) => digest::of_json(&several),
+            // Another reward may choose another answer.
+            (several, Some(reward)) => digest::of_json(&(several, &reward.adapter.digest)),
         };
         Ok(Ready {
             arm: trial.arm,
@@ -299,15 +310,61 @@ impl<'a> Runner<'a> {
             repeat: trial.repeat,
             laid: laid.clone(),
             calls,
+            rewards: Vec::new(),
             key,
         })
+    }
+
+    /// The reward model that chooses among an arm's answers.
+    fn reward(&self, arm: &PreparedArm) -> Option<&'a PreparedReward> {
+        let best = arm.plan.prompt.best_of.as_ref()?;
+        self.prepared.rewards.get(&best.reward)
+    }
+
+    /// The question for the reward of each of a trial's answers.
+    fn reward_calls(&self, trial: &Ready<'a>) -> Result<Vec<Option<Call<'a>>>, BackendError> {
+        let Some(reward) = self.reward(trial.arm) else { return Ok(Vec::new()) };
+        let asked = reward.layout.training_turns(&trial.sample.input)?;
+        let name = (trial.set.spec.name.as_str(), trial.arm.plan.name.as_str());
+        let call = |call: &Call<'a>| {
+            let Some(Outcome::Answered(answer)) = self.desk.store.answer(&call.key) else {
+                return Ok(None);
+            };
+            let mut messages = asked.clone();
+            messages.push(Message::assistant(answer.text.clone()));
+            let request = Request {
+                messages,
+                max_tokens: 1,
+                temperature: 0.0,
+                top_p: None,
+                seed: 0,
+                stop: Vec::new(),
+                constraint: None,
+                top_logprobs: 0,
+            };
+            Call::new(&reward.model, Some(&reward.adapter), request, None, name).map(Some)
+        };
+        trial.calls.iter().map(call).collect()
     }
 
     /// What became of a trial: its answer made of those of its calls; `None` while any is missing.
     fn outcome(&self, trial: &Ready<'_>) -> Option<(Outcome, Vec<CallRecord>)> {
         let outcomes: Option<Vec<&Outcome>> =
             trial.calls.iter().map(|call| self.desk.store.answer(&call.key)).collect();
-        let (mut outcome, calls) = assemble(trial.arm.final_answer.as_ref(), &outcomes?);
+        let (outcomes, pattern) = (outcomes?, trial.arm.final_answer.as_ref());
+        let (mut outcome, calls) = if self.reward(trial.arm).is_some() {
+            let rewards: Option<Vec<Option<&Outcome>>> = trial
+                .rewards
+                .iter()
+                .map(|call| match call {
+                    Some(call) => self.desk.store.answer(&call.key).map(Some),
+                    None => Some(None),
+                })
+                .collect();
+            assemble_best(pattern, &outcomes, &rewards?)
+        } else {
+            assemble(pattern, &outcomes)
+        };
         // What was asked to lay out the prompt belongs to the answer's cost.
         if let Outcome::Answered(answer) = &mut outcome {
             for call in &trial.laid.calls {

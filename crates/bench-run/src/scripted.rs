@@ -188,13 +188,14 @@ impl Trainer for ScriptedTrainer {
             .examples
             .iter()
             .filter_map(|example| match example {
-                TrainExample::Completion { messages, completion } => {
+                TrainExample::Completion { messages, completion }
+                | TrainExample::Labelled { messages, completion, label: true } => {
                     Some(Remembered { asked: last_turn(messages), say: completion.clone() })
                 }
                 TrainExample::Preference { messages, chosen, .. } => {
                     Some(Remembered { asked: last_turn(messages), say: chosen.clone() })
                 }
-                TrainExample::Text(_) => None,
+                TrainExample::Labelled { .. } | TrainExample::Text(_) => None,
             })
             .collect();
         if job.examples.is_empty() {

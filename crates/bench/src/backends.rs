@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bench_candle::{CandleTrainer, LogisticTrainer};
+use bench_candle::{CandleCounter, CandleLoader, CandleTrainer, LogisticTrainer};
 use bench_core::backend::{
-    BackendError, ClassifierTrainer, Constraint, Embedder, Generator, Indexer, Loader as _,
-    ModelFolder, Progress, Reranker, Trainer,
+    BackendError, ClassifierTrainer, Constraint, Embedder, Generator, Indexer, Loader, ModelFolder,
+    Progress, Reranker, Trainer,
 };
 use bench_core::chat::Message;
 use bench_core::digest;
@@ -88,13 +88,25 @@ impl Real {
         Ok(Arc::new(CachedEmbedder::new(Arc::new(inner), &cache)))
     }
 
+    /// What serves a model: our own decoder where no other can.
+    fn loader(&self, model: &ModelFolder, adapter: Option<&Path>) -> &dyn Loader {
+        if CandleLoader::is_own_family(&model.path)
+            || adapter.is_some_and(CandleLoader::is_soft_prompt)
+            || adapter.is_some_and(CandleLoader::is_reward)
+        {
+            return &CandleLoader;
+        }
+        &self.loader
+    }
+
     fn local(&self, id: String, folder: &Path) -> Result<ResolvedModel, BackendError> {
         let folder = self.cache.model_folder(folder)?;
+        let own = CandleLoader::is_own_family(&folder.path);
         let entry = ModelEntry {
             id,
             digest: folder.digest.clone(),
-            backend: "mistralrs".into(),
-            dtype: if cfg!(feature = "cuda") { "bf16" } else { "f32" }.into(),
+            backend: if own { "candle" } else { "mistralrs" }.into(),
+            dtype: if cfg!(feature = "cuda") && !own { "bf16" } else { "f32" }.into(),
         };
         Ok(ResolvedModel { entry, place: Place::Local(folder) })
     }
@@ -169,9 +181,9 @@ impl Backends for Real {
                 // Trained weights that are no adapter: a whole model in the base's place.
                 Some(trained) if trained.join("model.safetensors").exists() => {
                     let folder = self.cache.model_folder(trained)?;
-                    self.loader.load(&folder, None)
+                    self.loader(&folder, None).load(&folder, None)
                 }
-                adapter => self.loader.load(folder, adapter),
+                adapter => self.loader(folder, adapter).load(folder, adapter),
             },
             Place::Endpoint(endpoint) => {
                 let key = key(endpoint.api_key_env.as_ref())?;
@@ -184,8 +196,22 @@ impl Backends for Real {
         }
     }
 
+    fn decoder(&self, model: &ResolvedModel) -> Result<Option<Arc<dyn Generator>>, BackendError> {
+        match &model.place {
+            Place::Local(folder) if !CandleLoader::is_own_family(&folder.path) => {
+                Ok(Some(CandleLoader.load(folder, None)?))
+            }
+            Place::Local(_) | Place::Endpoint(_) | Place::Scripted(_) | Place::Embedder(_) => {
+                Ok(None)
+            }
+        }
+    }
+
     fn counter(&self, model: &ResolvedModel) -> Result<Option<Arc<dyn Counter>>, BackendError> {
         let Place::Local(folder) = &model.place else { return Ok(None) };
+        if CandleLoader::is_own_family(&folder.path) {
+            return Ok(Some(Arc::new(Own(CandleCounter::open(&folder.path)?))));
+        }
         Ok(Some(Arc::new(Local(self.prompts(folder)?))))
     }
 
@@ -195,6 +221,9 @@ impl Backends for Real {
         constraint: &Constraint,
     ) -> Result<(), BackendError> {
         match &model.place {
+            Place::Local(folder) if CandleLoader::is_own_family(&folder.path) => {
+                Err(CandleLoader::no_constraint())
+            }
             Place::Local(folder) => self.prompts(folder)?.check_constraint(constraint),
             Place::Endpoint(_) => bench_openai::check_constraint(constraint),
             Place::Scripted(_) => scripted::check_constraint(constraint),
@@ -333,6 +362,18 @@ impl Backends for Real {
 struct Local(Arc<PromptCounter>);
 
 impl Counter for Local {
+    fn count(&self, messages: &[Message]) -> Result<u32, BackendError> {
+        self.0.count(messages)
+    }
+
+    fn context_window(&self) -> u32 {
+        self.0.context_window()
+    }
+}
+
+struct Own(CandleCounter);
+
+impl Counter for Own {
     fn count(&self, messages: &[Message]) -> Result<u32, BackendError> {
         self.0.count(messages)
     }

@@ -140,6 +140,7 @@ fn estimate(loaded: &Loaded, set: &LoadedSet, plan: &ArmPlan) -> Row {
     let length = |row: &TrainRow| match row {
         TrainRow::Completion { input, reference } => input.len() + reference.len(),
         TrainRow::Preference { input, chosen, .. } => input.len() + chosen.len(),
+        TrainRow::Labelled { input, completion, .. } => input.len() + completion.len(),
         TrainRow::Text(text) => text.len(),
     };
     let row = mean(rows.iter().map(length).sum(), rows.len());
@@ -162,7 +163,7 @@ fn estimate(loaded: &Loaded, set: &LoadedSet, plan: &ArmPlan) -> Row {
     if plan.features.is_some() {
         return Row { trials, prompt: 0.0, answer: 0.0, train: 0.0 };
     }
-    let asked = plan.prompt.self_consistency.map_or(1.0, |vote| f64::from(vote.n));
+    let asked = f64::from(plan.prompt.draws().0);
     let trains = plan.finetune.as_ref().filter(|_| set.spec.adapters_of.is_none());
     let train = trains.map_or(0.0, |finetune| {
         let n = finetune.limit.map_or(rows.len(), |limit| rows.len().min(limit as usize));

@@ -4,7 +4,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use bench_core::backend::{
-    ModelFolder, Probe, ProbeRow, Served, TrainExample, TrainJob, TrainOutcome, TrainStep, Trainer,
+    Loader, ModelFolder, Probe, ProbeRow, Request, Served, TrainExample, TrainJob, TrainOutcome,
+    TrainStep, Trainer,
 };
 use bench_core::chat::Message;
 use bench_core::spec::{
@@ -14,7 +15,7 @@ use fs_err as fs;
 
 use super::fixture::{EOS, Fixture, examples, settings};
 use crate::trainer::refused_for_memory;
-use crate::{CandleTrainer, merge, train_plan};
+use crate::{CandleLoader, CandleTrainer, merge, train_plan};
 
 fn train(job: &TrainJob) -> TrainOutcome {
     CandleTrainer::default().train(job, &mut |_| {}).unwrap()
@@ -26,7 +27,8 @@ fn weights(job: &TrainJob) -> Vec<u8> {
 
 fn probe_rows(examples: &[TrainExample]) -> Vec<ProbeRow> {
     let row = |example: &TrainExample| match example.clone() {
-        TrainExample::Completion { messages, completion } => ProbeRow { messages, completion },
+        TrainExample::Completion { messages, completion }
+        | TrainExample::Labelled { messages, completion, .. } => ProbeRow { messages, completion },
         TrainExample::Text(text) => ProbeRow { messages: vec![], completion: text },
         TrainExample::Preference { messages, chosen, .. } => {
             ProbeRow { messages, completion: chosen }
@@ -516,7 +518,9 @@ fn preferences_make_the_chosen_answer_likelier_than_the_rejected_one() {
             TrainExample::Preference { messages, chosen: a, rejected: b } => {
                 ProbeRow { messages, completion: if chosen { a } else { b } }
             }
-            TrainExample::Completion { .. } | TrainExample::Text(_) => unreachable!(),
+            TrainExample::Completion { .. }
+            | TrainExample::Labelled { .. }
+            | TrainExample::Text(_) => unreachable!(),
         };
         examples_of_both.iter().map(row).collect()
     };
@@ -667,4 +671,80 @@ fn an_adapter_of_another_base_is_not_probed() {
     let rows = probe_rows(&job.examples);
     let error = CandleTrainer::default().probe(&other, Some(&job.output), &rows).unwrap_err();
     assert!(error.chain().contains("an adapter of another base model"), "{}", error.chain());
+}
+
+#[test]
+fn good_completions_become_likelier_and_bad_ones_less_likely() {
+    let fixture = Fixture::new("llama");
+    let judged: Vec<TrainExample> = examples(6)
+        .into_iter()
+        .enumerate()
+        .filter_map(|(i, example)| match example {
+            TrainExample::Completion { messages, completion } => {
+                Some(TrainExample::Labelled { messages, completion, label: i % 2 == 0 })
+            }
+            _ => None,
+        })
+        .collect();
+    let settings = Finetune { objective: Objective::Kto, num_epochs: 20, ..settings() };
+    let job = fixture.job("kto", judged.clone(), settings.clone());
+    assert_eq!(train_plan(&job).unwrap().rows, 6);
+    let outcome = train(&job);
+    // A model that is its reference has neither gained nor lost.
+    assert!((outcome.steps[0].loss - 0.5).abs() < 1e-5, "{}", outcome.steps[0].loss);
+    assert!(outcome.steps[outcome.steps.len() - 1].loss < 0.45);
+    let rows = probe_rows(&judged);
+    let probe = |adapter| CandleTrainer::default().probe(&fixture.base, adapter, &rows).unwrap();
+    let (before, after) = (probe(None), probe(Some(outcome.adapter.as_path())));
+    for (i, (before, after)) in before.iter().zip(&after).enumerate() {
+        assert_eq!(after.nll < before.nll, i % 2 == 0, "{i}: {} {}", before.nll, after.nll);
+    }
+    // Completions without a verdict do not suit it.
+    refused(&fixture.job("none", examples(4), settings), "does not suit `objective: kto`");
+}
+
+#[test]
+fn a_reward_model_prefers_what_was_preferred() {
+    let fixture = Fixture::new("qwen3");
+    let pairs = preferences(6);
+    let settings = Finetune { objective: Objective::Reward, num_epochs: 20, ..settings() };
+    let job = fixture.job("reward", pairs.clone(), settings.clone());
+    let outcome = train(&job);
+    assert_eq!(outcome.served, Served::Reward);
+    let (first, last) = (outcome.steps[0].loss, outcome.steps[outcome.steps.len() - 1].loss);
+    assert!((first - 2f64.ln()).abs() < 0.3 && last < 0.1, "{first}, {last}");
+    let config: serde_json::Value =
+        serde_json::from_slice(&fs::read(outcome.adapter.join("adapter_config.json")).unwrap())
+            .unwrap();
+    assert_eq!(config["task_type"], "SEQ_CLS");
+    assert_eq!(config["modules_to_save"], serde_json::json!(["classifier", "score"]));
+
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let judge = CandleLoader.load(&fixture.base, Some(&outcome.adapter)).unwrap();
+    let reward = |messages: &[Message], answer: &str| -> f64 {
+        let mut messages = messages.to_vec();
+        messages.push(Message::assistant(answer));
+        let request = Request {
+            messages,
+            max_tokens: 1,
+            temperature: 0.0,
+            top_p: None,
+            seed: 0,
+            stop: Vec::new(),
+            constraint: None,
+            top_logprobs: 0,
+        };
+        let said = runtime.block_on(judge.generate(&request)).unwrap();
+        assert!(said.tokens_in > 0 && said.tokens_out == 0);
+        said.text.parse().unwrap()
+    };
+    for pair in &pairs {
+        if let TrainExample::Preference { messages, chosen, rejected } = pair {
+            assert!(reward(messages, chosen) > reward(messages, rejected), "{chosen} {rejected}");
+        }
+    }
+    let full = Finetune { method: Method::Full, ..settings };
+    refused(&fixture.job("none", pairs, full), "a reward model is trained with `method: lora`");
+    let merged = crate::merge(&fixture.base.path, &outcome.adapter, &fixture.path("merged"));
+    assert!(merged.unwrap_err().to_string().contains("the head of a reward model"));
 }

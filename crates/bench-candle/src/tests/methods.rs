@@ -21,11 +21,11 @@ use crate::step::{Adapter, Dropout, Engine, Keep, Noise, Weigh};
 use crate::{pissa, preference};
 
 #[derive(Deserialize)]
-struct Variant {
+pub(super) struct Variant {
     course: Vec<f64>,
     norm: f64,
     #[serde(default)]
-    adapted: Vec<f64>,
+    pub(super) adapted: Vec<f64>,
     #[serde(default)]
     principal: BTreeMap<String, f64>,
 }
@@ -36,18 +36,24 @@ struct Pair {
     prompt: usize,
 }
 
-fn variants() -> serde_json::Map<String, serde_json::Value> {
-    let path = folder("variants.json");
-    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+pub(super) fn variants() -> serde_json::Map<String, serde_json::Value> {
+    let read = |name| -> serde_json::Map<String, serde_json::Value> {
+        serde_json::from_slice(&fs::read(folder(name)).unwrap()).unwrap()
+    };
+    let (mut variants, mut soft) = (read("variants.json"), read("soft_prompt.json"));
+    variants.insert("kto".into(), soft.remove("kto").unwrap());
+    variants.insert("reward".into(), soft.remove("reward").unwrap());
+    variants.insert("soft_prompt".into(), soft.into());
+    variants
 }
 
-fn variant(name: &str) -> Variant {
+pub(super) fn variant(name: &str) -> Variant {
     serde_json::from_value(variants()[name].clone()).unwrap()
 }
 
 /// Steps from `parameters`, as torch takes them.
 #[track_caller]
-fn check_course(
+pub(super) fn check_course(
     name: &str,
     model: &Model,
     layout: &Layout,
@@ -56,7 +62,7 @@ fn check_course(
     step: &mut dyn FnMut(&mut Engine<'_>, Adapter<'_>, &mut [f32]) -> f64,
 ) {
     let golden = variant(name);
-    let mut engine = Engine::new(model, 64);
+    let mut engine = Engine::new(model, 64 + layout.virtual_tokens);
     let mut optimizer = AdamW::new(Optimizer::Adamw, layout.len);
     for expected in &golden.course {
         let mut gradient = vec![0.0; layout.len];
@@ -72,7 +78,9 @@ fn check_course(
 }
 
 /// The mean loss over a row and its derivative.
-fn mean_loss(batch: &Batch) -> impl FnMut(&mut Engine<'_>, Adapter<'_>, &mut [f32]) -> f64 {
+pub(super) fn mean_loss(
+    batch: &Batch,
+) -> impl FnMut(&mut Engine<'_>, Adapter<'_>, &mut [f32]) -> f64 {
     move |engine, adapter, gradient| {
         let n = batch.targets.len();
         engine.learn(batch, adapter, 1.0 / n as f32, Keep::Inputs, gradient) / n as f64
@@ -169,6 +177,61 @@ fn pissa_takes_out_what_peft_takes_out_and_is_served_as_a_plain_adapter() {
             found.iter().zip(&base).any(|(found, base)| (found.loss - base.loss).abs() > 0.1);
         assert_eq!(moved, changed);
     }
+}
+
+#[derive(Deserialize)]
+struct Judged {
+    rows: Vec<Vec<u32>>,
+    prompt: usize,
+    labels: Vec<bool>,
+}
+
+#[test]
+fn completions_that_were_found_good_or_bad_are_learnt_as_in_their_paper() {
+    let model = Model::open(&folder("llama")).unwrap();
+    let (layout, mut parameters) =
+        Layout::read(&model.config, &folder("llama").join("adapter")).unwrap();
+    for place in layout.b_places() {
+        parameters[place].fill(0.0);
+    }
+    let judged: Judged = serde_json::from_value(variants()["kto"].clone()).unwrap();
+    let prompt = judged.prompt;
+    let rows: Vec<Row> = judged.rows.into_iter().map(|tokens| Row { tokens, prompt }).collect();
+    let batch = Batch::new(rows.iter().zip(0..));
+    let targets: Vec<usize> = rows.iter().map(Row::targets).collect();
+    let sums = |engine: &mut Engine<'_>, adapter| -> Vec<f64> {
+        let found = engine.predict(&batch, Some(adapter));
+        let mut rest = found.iter();
+        targets
+            .iter()
+            .map(|n| rest.by_ref().take(*n).map(|found| f64::from(found.loss)).sum())
+            .collect()
+    };
+    let initial = parameters.clone();
+    let start = Adapter { layout: &layout, parameters: &initial, dropout: None };
+    let reference = sums(&mut Engine::new(&model, 64), start);
+    let rates = Rates::plain(1e-2, 0.1);
+    let share = 1.0 / judged.labels.len() as f64;
+    let mut step = |engine: &mut Engine<'_>, adapter: Adapter<'_>, gradient: &mut [f32]| {
+        let mut loss = 0.0;
+        let mut weigh = |predictions: &[crate::ops::loss::Prediction]| {
+            let weighed = preference::weigh_labelled(
+                0.3,
+                [1.0, 1.3],
+                predictions,
+                &targets,
+                &reference,
+                &judged.labels,
+                share,
+            );
+            loss = weighed.loss * share;
+            weighed.weights
+        };
+        let weigh = Weigh::Each(&mut weigh);
+        engine.learn_weighted(&batch, adapter, weigh, Keep::Inputs, None, gradient);
+        loss
+    };
+    check_course("kto", &model, &layout, parameters, rates, &mut step);
 }
 
 #[test]
@@ -325,12 +388,17 @@ fn ways() -> Vec<(&'static str, &'static str, Finetune)> {
         ("head, tied", "llama", method(Method::Head)),
         ("head", "qwen3", method(Method::Head)),
         ("bitfit", "qwen2", method(Method::Bitfit)),
+        ("soft_prompt", "qwen3", method(Method::SoftPrompt)),
+        ("soft_prompt, scaled embeddings", "gemma3_text", method(Method::SoftPrompt)),
     ]
 }
 
 /// The places of each kind of parameter.
 fn places(layout: &Layout) -> Vec<std::ops::Range<usize>> {
     let mut places: Vec<_> = layout.whole.values().cloned().collect();
+    if layout.virtual_tokens > 0 {
+        places.push(0..layout.len);
+    }
     for layer in 0..2 {
         for group in crate::adapter::Group::ALL {
             let place = layout.group(layer, group);
@@ -365,6 +433,85 @@ fn every_kind_of_parameter_has_the_slope_of_the_loss() {
             assert!(gradient[place.clone()].iter().any(|value| *value != 0.0), "{name} {place:?}");
         }
         case.check_slopes(name, &slopes(&case.layout));
+    }
+}
+
+#[test]
+fn a_reward_model_of_peft_rewards_and_learns_as_in_peft() {
+    let model = Model::open(&folder("llama")).unwrap();
+    let (layout, parameters) =
+        Layout::read(&model.config, &folder("llama").join("reward")).unwrap();
+    let judged: Judged = serde_json::from_value(variants()["kto"].clone()).unwrap();
+    let rows: Vec<Row> =
+        judged.rows.into_iter().map(|tokens| Row { tokens, prompt: judged.prompt }).collect();
+    let batch = Batch::new(rows.iter().zip(0..)).ends();
+    let adapter = Adapter { layout: &layout, parameters: &parameters, dropout: None };
+    let found = Engine::new(&model, 64).rewards(&batch, adapter);
+    let expected: Vec<f64> =
+        serde_json::from_value(variants()["reward"]["rewards"].clone()).unwrap();
+    assert_eq!(found.len(), expected.len());
+    for (found, expected) in found.iter().zip(&expected) {
+        assert!((f64::from(*found) - expected).abs() < 3e-5, "{found}, {expected}");
+    }
+    let share = 2.0 / rows.len() as f64;
+    let mut step = |engine: &mut Engine<'_>, adapter: Adapter<'_>, gradient: &mut [f32]| {
+        let mut loss = 0.0;
+        let mut weigh = |rewards: &[f32]| {
+            let weighed = preference::weigh_rewards(rewards, share);
+            loss = weighed.loss * share;
+            weighed.weights
+        };
+        let weigh = Weigh::Rewards(&mut weigh);
+        engine.learn_weighted(&batch, adapter, weigh, Keep::Inputs, None, gradient);
+        loss
+    };
+    let rates = Rates::plain(1e-2, 0.1);
+    check_course("reward", &model, &layout, parameters, rates, &mut step);
+}
+
+#[test]
+fn every_parameter_of_a_reward_model_has_the_slope_of_its_loss() {
+    let settings = Finetune { objective: Objective::Reward, ..settings() };
+    for model_type in ["llama", "qwen2"] {
+        let mut case = case(model_type, &settings);
+        let place = case.layout.score.clone().unwrap();
+        assert_eq!(place.end, case.layout.len);
+        let learn = |case: &Case| -> (f64, Vec<f32>) {
+            let mut engine = Engine::new(&case.model, 64);
+            let adapter =
+                Adapter { layout: &case.layout, parameters: &case.parameters, dropout: None };
+            let batch = Batch::new(case.rows.iter().zip(0..)).ends();
+            let mut gradient = vec![0.0; case.layout.len];
+            let mut loss = 0.0;
+            let mut weigh = |rewards: &[f32]| {
+                let weighed = preference::weigh_rewards(rewards, 1.0);
+                loss = weighed.loss;
+                weighed.weights
+            };
+            let weigh = Weigh::Rewards(&mut weigh);
+            engine.learn_weighted(&batch, adapter, weigh, Keep::Inputs, None, &mut gradient);
+            (loss, gradient)
+        };
+        let gradient = learn(&case).1;
+        let before = case.parameters.clone();
+        let mut random = ChaCha8Rng::seed_from_u64(5);
+        for place in places(&case.layout).into_iter().chain([place]) {
+            let way: Vec<f32> = (0..place.len()).map(|_| random.random_range(-1.0..1.0)).collect();
+            let mut moved = |step: f32| {
+                case.parameters.clone_from(&before);
+                let part = case.parameters[place.clone()].iter_mut().zip(&way);
+                part.for_each(|(value, way)| *value += step * way);
+                learn(&case).0
+            };
+            let slope = (moved(2e-3) - moved(-2e-3)) / 4e-3;
+            let part = gradient[place.clone()].iter().zip(&way);
+            let expected: f64 = part.map(|(g, w)| f64::from(*g) * f64::from(*w)).sum();
+            assert!(
+                (slope - expected).abs() < 1.5e-2 * expected.abs().max(0.3),
+                "{model_type} {place:?}: {slope}, {expected}"
+            );
+            case.parameters.clone_from(&before);
+        }
     }
 }
 
@@ -418,8 +565,9 @@ fn noise_moves_embeddings_by_as_much_as_it_should() {
 #[test]
 fn a_merged_model_is_what_was_trained() {
     for (name, model_type, settings) in ways() {
-        if settings.method == Method::Qlora {
-            // Trained over other weights than it is served on; the job's tests compare it.
+        if matches!(settings.method, Method::Qlora | Method::SoftPrompt) {
+            // Trained over other weights than it is served on, or no part of them: the job's tests
+            // compare it.
             continue;
         }
         let mut case = case(model_type, &settings);

@@ -6,8 +6,9 @@ use std::collections::BTreeSet;
 use super::node::{Kind, Misfit, Node, Reader, Tree, did_you_mean, span};
 use super::problem::{Problem, Source, SpecError};
 use super::{
-    Arm, ChunkBy, EmbedderSource, EvalSet, Expand, Experiment, Features, IndexBackend,
-    InitLoraWeights, Judge, JudgeMode, Mix, ModelSource, Rag, Rerank, Strategy,
+    Arm, ChunkBy, EmbedderSource, EvalSet, Expand, Experiment, Features, Finetune, IndexBackend,
+    InitLoraWeights, Judge, JudgeMode, Method, Mix, ModelSource, Objective, PromptTuningInit, Rag,
+    Rerank, Strategy,
 };
 
 mod prompting;
@@ -180,6 +181,7 @@ impl Sense<'_> {
         self.models();
         self.sets();
         self.arms();
+        self.rewards();
         self.judge();
         self.settings();
         self.break_even();
@@ -423,6 +425,28 @@ impl Sense<'_> {
         }
     }
 
+    /// The settings of a soft prompt, which our own decoder serves.
+    fn soft_prompt(&mut self, i: &str, finetune: &Finetune) {
+        let text = finetune.prompt_tuning_init_text.as_deref().unwrap_or_default();
+        let wants = finetune.prompt_tuning_init == PromptTuningInit::Text;
+        if wants == text.trim().is_empty() {
+            let (key, message) = if wants {
+                ("prompt_tuning_init", "`prompt_tuning_init: text` has no text to start from")
+            } else {
+                ("prompt_tuning_init_text", "the text to start from is not used")
+            };
+            let help =
+                "give `prompt_tuning_init: text` and `prompt_tuning_init_text: …`, or neither";
+            self.add(&["arms", i, "strategy", "finetune", key], message, "here", help);
+        }
+        if finetune.objective != Objective::Sft {
+            let message =
+                format!("a soft prompt is not trained by `{}`", finetune.objective.name());
+            let path = ["arms", i, "strategy", "finetune", "objective"];
+            self.add(&path, message, "here", "choose `method: lora`, or `objective: sft`");
+        }
+    }
+
     /// An endpoint says how likely its own words are, not how likely given ones are.
     fn likelihood(&mut self, i: &str, arm: &Arm) {
         if let Some(ModelSource::Endpoint(_)) = self.experiment.models.get(&arm.model)
@@ -479,6 +503,9 @@ impl Sense<'_> {
                     }
                     self.raft(i, arm, finetune, raft);
                 }
+                if finetune.method == Method::SoftPrompt {
+                    self.soft_prompt(i, finetune);
+                }
                 if let Some(ModelSource::Endpoint(_)) = self.experiment.models.get(&arm.model) {
                     let message =
                         format!("arm `{}` fine-tunes a model behind an endpoint", arm.name);
@@ -527,6 +554,28 @@ impl Sense<'_> {
                         "numbers of rows above 0, each once, and neither `limit` nor `mix` beside them",
                     ),
                     ("last_layers", finetune.last_layers == 0, "at least 1"),
+                    (
+                        "num_virtual_tokens",
+                        finetune.num_virtual_tokens == 0,
+                        "at least 1; 8 to 100 are usual",
+                    ),
+                    (
+                        "desirable_weight",
+                        [finetune.desirable_weight, finetune.undesirable_weight]
+                            .iter()
+                            .any(|weight| !(weight.is_finite() && *weight >= 0.0)),
+                        "`desirable_weight` and `undesirable_weight` of 0 or more",
+                    ),
+                    (
+                        "micro_batch_size",
+                        finetune.objective == Objective::Kto && finetune.micro_batch_size == 1,
+                        "at least 2: `kto` measures its reference point on the other rows of a batch",
+                    ),
+                    (
+                        "objective",
+                        finetune.objective == Objective::Reward,
+                        "another one: a reward model does not answer; declare it under `rewards:` and name it in `best_of`",
+                    ),
                     ("beta", finetune.beta.is_nan() || finetune.beta <= 0.0, "more than 0"),
                     (
                         "loraplus_lr_ratio",

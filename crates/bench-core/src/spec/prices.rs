@@ -179,6 +179,7 @@ impl Prices {
         };
         let asking = of(rag.and_then(|rag| rag.query_model.as_deref()))?;
         let sorting = of(rag.and_then(|rag| rag.rerank.as_ref()?.chat_model()))?;
+        let rewarding = of(plan.reward_model.as_deref())?;
         let of_calls: f64 = calls
             .iter()
             .map(|call| {
@@ -186,6 +187,7 @@ impl Prices {
                     CallKind::Sample => return 0.0,
                     CallKind::Rewrite | CallKind::FollowUp => &asking,
                     CallKind::Rerank => &sorting,
+                    CallKind::Reward => &rewarding,
                 };
                 f64::from(call.tokens_in) * (its.input - price.input) / 1e6
                     + f64::from(call.tokens_out) * (its.output - price.output) / 1e6

@@ -26,6 +26,9 @@ pub struct Prompt {
     pub final_answer: Option<String>,
     /// Ask several times and take the answer that most agree on (Wang et al. 2022).
     pub self_consistency: Option<SelfConsistency>,
+    /// Ask several times and take the answer that a reward model finds best.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub best_of: Option<BestOf>,
     /// User turns (Jinja text or `file://`) of which the best on the set's dev samples is used, in
     /// the place of `template`.
     pub candidates: Vec<String>,
@@ -35,7 +38,40 @@ pub struct Prompt {
     pub tune: Option<Tune>,
 }
 
+/// Asking several times and taking the answer of the highest reward.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BestOf {
+    /// A name from `rewards`.
+    pub reward: String,
+    /// How often every question is asked, at least 2.
+    #[serde(default = "BestOf::default_n")]
+    pub n: u32,
+    /// The temperature of these answers, more than 0.
+    #[serde(default = "BestOf::default_temperature")]
+    pub temperature: f64,
+}
+
+impl BestOf {
+    fn default_n() -> u32 {
+        4
+    }
+
+    fn default_temperature() -> f64 {
+        0.7
+    }
+}
+
 impl Prompt {
+    /// How often a question is asked, and at which temperature where that is more than once.
+    pub fn draws(&self) -> (u32, Option<f64>) {
+        match (&self.best_of, &self.self_consistency) {
+            (Some(best), _) => (best.n, Some(best.temperature)),
+            (None, Some(vote)) => (vote.n, Some(vote.temperature)),
+            (None, None) => (1, None),
+        }
+    }
+
     /// The final answer of a text that follows [`Prompt::REASONING`].
     pub const FINAL_ANSWER: &str = r"(?i)\banswer\b(?:\s+is\b\s*:?|\W{0,3}:)\s*(.+)";
 

@@ -17,6 +17,8 @@ pub struct ArmPlan {
     pub rag: Option<Rag>,
     /// How it is trained, if it is.
     pub finetune: Option<Finetune>,
+    /// The model of the reward that chooses among its answers, where one does.
+    pub reward_model: Option<String>,
     /// How it classifies, if it does that in the place of a language model.
     pub features: Option<Features>,
     /// The language of its answers; the eval set's when absent.
@@ -88,6 +90,7 @@ fn plan(experiment: &Experiment, arm: &Arm) -> ArmPlan {
         rag: None,
         finetune: None,
         features: None,
+        reward_model: None,
         constraint: arm.constraint.clone(),
         curve: None,
     };
@@ -106,6 +109,10 @@ fn plan(experiment: &Experiment, arm: &Arm) -> ArmPlan {
     {
         finetune.limit = Some(largest);
     }
+    let best = plan.prompt.best_of.as_ref();
+    plan.reward_model = best
+        .and_then(|best| experiment.rewards.get(&best.reward))
+        .map(|reward| reward.model.clone());
     // What was trained with passages is served with passages.
     if let (None, Some(raft)) = (&plan.rag, plan.finetune.as_ref().and_then(|f| f.raft.as_ref())) {
         let named = experiment.arms.iter().find(|other| Some(&other.name) == raft.rag.as_ref());

@@ -384,6 +384,7 @@ fn manifest(experiment: Experiment, arms: &[Arm]) -> Manifest {
             vec![]
         } else {
             vec![ParityEntry {
+                base_tokens: None,
                 set: "facts".into(),
                 seed: 0,
                 rows: 16,

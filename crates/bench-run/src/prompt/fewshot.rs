@@ -140,7 +140,10 @@ pub fn examples(train: &[TrainRow]) -> Vec<Example> {
             TrainRow::Preference { input, chosen, .. } => {
                 Some(Example { input: input.clone(), reference: chosen.clone() })
             }
-            TrainRow::Text(_) => None,
+            TrainRow::Labelled { input, completion, label: true } => {
+                Some(Example { input: input.clone(), reference: completion.clone() })
+            }
+            TrainRow::Labelled { .. } | TrainRow::Text(_) => None,
         })
         .collect()
 }

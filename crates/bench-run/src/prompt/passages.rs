@@ -24,6 +24,7 @@ pub fn as_documents(train: &[TrainRow]) -> Vec<Document> {
             text: match row {
                 TrainRow::Completion { input, reference } => format!("{input}\n{reference}"),
                 TrainRow::Preference { input, chosen, .. } => format!("{input}\n{chosen}"),
+                TrainRow::Labelled { input, completion, .. } => format!("{input}\n{completion}"),
                 TrainRow::Text(text) => text.clone(),
             },
             ..Document::default()

@@ -193,6 +193,7 @@ impl Preparer<'_> {
             folder: outcome.adapter,
             digest: outcome.digest,
             base,
+            served: outcome.served,
             trainer: Some(trainer),
             // The adapter that is chosen is trained once more and compared with the server then.
             probes: Vec::new(),
@@ -243,6 +244,10 @@ fn conversations(example: &TrainExample) -> Vec<Vec<Message>> {
     };
     match example {
         TrainExample::Completion { messages, completion } => vec![whole(messages, completion)],
+        // `kto` also passes a mismatched completion.
+        TrainExample::Labelled { messages, completion, .. } => {
+            vec![whole(messages, completion), whole(messages, completion)]
+        }
         TrainExample::Text(text) => vec![whole(&[], text)],
         TrainExample::Preference { messages, chosen, rejected } => {
             vec![whole(messages, chosen), whole(messages, rejected)]

@@ -2,8 +2,8 @@
 
 use super::Sense;
 use crate::spec::{
-    Arm, Constraint, Finetune, ModelSource, PassageSource, Prompt, ProposeFrom, Raft, Rag, Scorer,
-    Strategy,
+    Arm, Constraint, Finetune, Method, ModelSource, Objective, PassageSource, Prompt, ProposeFrom,
+    Raft, Rag, Scorer, Strategy,
 };
 
 impl Sense<'_> {
@@ -13,6 +13,7 @@ impl Sense<'_> {
         if prompt.is_tuned() {
             self.tuned(i, arm, prompt);
         }
+        self.best_of(i, prompt);
         if let Some(vote) = &prompt.self_consistency {
             if vote.n < 2 {
                 let help = "give at least 2; 5 to 10 is usual";
@@ -21,6 +22,78 @@ impl Sense<'_> {
             if !(vote.temperature.is_finite() && vote.temperature > 0.0) {
                 let message = "without temperature all answers are the same one";
                 self.add(&at("self_consistency"), message, "here", "for example 0.7");
+            }
+        }
+    }
+
+    /// The settings of an arm that takes the best of several answers.
+    pub(super) fn best_of(&mut self, i: &str, prompt: &Prompt) {
+        let Some(best) = &prompt.best_of else { return };
+        let path = ["arms", i, "strategy", "prompt", "best_of"];
+        let known: Vec<&str> = self.experiment.rewards.keys().map(String::as_str).collect();
+        if known.is_empty() {
+            let message = format!("there is no reward model `{}`", best.reward);
+            let help = "declare it: `rewards: { NAME: { model: …, set: … } }`";
+            self.add(&path, message, "not declared", help);
+        } else {
+            self.known(&path, "reward model", &best.reward, &known);
+        }
+        if best.n < 2 {
+            self.add(&path, "one answer is always the best", "`n` here", "give at least 2");
+        }
+        if !(best.temperature.is_finite() && best.temperature > 0.0) {
+            let message = "without temperature all answers are the same one";
+            self.add(&path, message, "here", "for example 0.7");
+        }
+        for (key, both) in
+            [("self_consistency", prompt.self_consistency.is_some()), ("tune", prompt.is_tuned())]
+        {
+            if both {
+                let message = format!("`best_of` does not go with `{key}`");
+                self.add(&path, message, "here", "keep one of them");
+            }
+        }
+    }
+
+    /// The reward models.
+    pub(super) fn rewards(&mut self) {
+        let experiment = self.experiment;
+        let models: Vec<&str> = experiment.models.keys().map(String::as_str).collect();
+        let sets: Vec<&str> = experiment.eval_sets.iter().map(|set| set.name.as_str()).collect();
+        for (name, reward) in &experiment.rewards {
+            let at = |key| ["rewards", name.as_str(), key];
+            self.known(&at("model"), "model", &reward.model, &models);
+            self.known(&at("set"), "eval set", &reward.set, &sets);
+            if let Some(ModelSource::Endpoint(_)) = experiment.models.get(&reward.model) {
+                let help = "only a local model (catalog, path, hub) can be trained";
+                let message = format!("reward model `{name}` is behind an endpoint");
+                self.add(&at("model"), message, "not local", help);
+            }
+            let set = experiment.eval_sets.iter().find(|set| set.name == reward.set);
+            if set.is_some_and(|set| set.train.is_none()) {
+                let message = format!("set `{}` has no preferences to learn", reward.set);
+                let help = "give it `train: …jsonl` with `chosen` and `rejected`";
+                self.add(&at("set"), message, "no `train`", help);
+            }
+            let settings = &reward.finetune;
+            let plain = matches!(settings.objective, Objective::Reward | Objective::Sft);
+            let extra = settings.raft.is_some() || settings.mix.is_some() || settings.needs_dev();
+            if !plain || extra || !settings.method.is_low_rank() || settings.seeds.len() > 1 {
+                let message = format!("reward model `{name}` cannot be trained like this");
+                let help = "give `method: lora` or `qlora`, no other objective than `reward`, one seed, and neither `raft`, `mix` nor early stopping";
+                self.add(&at("finetune"), message, "here", help);
+            }
+            for (key, wrong) in [
+                ("lora_r", settings.lora_r == 0),
+                ("num_epochs", settings.num_epochs == 0),
+                ("learning_rate", settings.learning_rate.is_nan() || settings.learning_rate <= 0.0),
+                ("micro_batch_size", settings.micro_batch_size == 0),
+                ("limit", settings.limit == Some(0)),
+            ] {
+                if wrong {
+                    let path = ["rewards", name, "finetune", key];
+                    self.add(&path, format!("`{key}` cannot train"), "here", "give more than 0");
+                }
             }
         }
     }
@@ -214,12 +287,32 @@ impl Sense<'_> {
             let help = "use `choices` or `json_schema`, or a local model";
             self.once(path, &message, "cannot be met", help);
         }
+        if !matches!(constraint, Constraint::Free) && self.is_soft(arm) {
+            let message = format!(
+                "arm `{}` has a soft prompt, and the decoder that serves it knows no constraint",
+                arm.name
+            );
+            self.once(path, &message, "cannot be met", "give the arm `constraint: free`");
+        }
         if matches!(constraint, Constraint::Choices(_) | Constraint::SampleChoices)
             && self.reasons(arm)
         {
             let message = format!("arm `{}` is to reason, but may only say a choice", arm.name);
             let help = "give it `constraint: free`, or drop `chain_of_thought`";
             self.once(path, &message, "leaves no room for reasons", help);
+        }
+    }
+
+    /// Whether an arm is served with a soft prompt.
+    fn is_soft(&self, arm: &Arm) -> bool {
+        let soft = |strategy: &Strategy| matches!(strategy, Strategy::Finetune(f) if f.method == Method::SoftPrompt);
+        match &arm.strategy {
+            Strategy::Compose(parts) => self
+                .experiment
+                .arms
+                .iter()
+                .any(|other| parts.contains(&other.name) && soft(&other.strategy)),
+            one => soft(one),
         }
     }
 
