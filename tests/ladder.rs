@@ -271,7 +271,7 @@ fn what_cannot_be_trained_is_refused_by_name() {
             3,
             "`target_modules` takes `q_proj`, `k_proj`, `v_proj`",
         ),
-        ("lora_r: 64", 3, "`lora_r` is 64, and `k_proj` allows 1 to 16"),
+        ("lora_r: 64", 3, "`lora_r` is 64, and `q_proj` allows 1 to 32"),
         ("lora_r: 0", 2, "`lora_r` cannot train"),
         ("lora_alpha: 8", 2, "`lora_alpha` without `lora_r`"),
         (
