@@ -481,7 +481,9 @@ fn exact_size(n: usize, discordance: f64, margin: f64) -> f64 {
                 .map(|b| ln_chance(a, b).exp())
                 .sum::<f64>()
         })
-        .sum()
+        // An empty sum of floats is -0.
+        .sum::<f64>()
+        + 0.0
 }
 
 fn equivalence() -> Vec<Row> {
