@@ -32,6 +32,23 @@ fn a_missing_experiment_is_named() {
 }
 
 #[test]
+fn options_that_would_do_nothing_are_refused() {
+    let scratch = Scratch::new();
+    check(&scratch, &["run", "x.yaml", "--limit", "0"], 2, &["--limit"]);
+    check(&scratch, &["plan", "x.yaml", "--limit", "0"], 2, &["--limit"]);
+    let no_arm = ["run", "x.yaml", "--dry-run", "--arm", "nosuch"];
+    check(&scratch, &no_arm, 2, &["there is no arm `nosuch`", "zero_shot"]);
+    check(
+        &scratch,
+        &["score", "x.yaml"],
+        2,
+        &["nothing has been answered yet", "bench run x.yaml"],
+    );
+    let plan = scratch.bench(&["run", "x.yaml", "--dry-run", "--arm", "rag"]).out;
+    assert!(plan.contains("rag") && !plan.contains("few_shot"), "{plan}");
+}
+
+#[test]
 fn mistakes_in_the_yaml_are_placed() {
     check_edit(
         "top_k: 1",
@@ -251,14 +268,14 @@ fn a_model_that_is_not_there_does_not_start() {
         "j: { scripted: { otherwise: '{\"reason\": \"same fact\", \"grade\": 1}' } }",
         "j: { path: nowhere }",
     );
-    check(&scratch, &["run", "x.yaml"], 3, &["there is nothing at `nowhere`"]);
+    check(&scratch, &["check", "x.yaml"], 2, &["there is nothing at `nowhere`", "x.yaml:"]);
     let scratch = Scratch::new();
     std::fs::create_dir(scratch.path().join("empty")).unwrap();
     scratch.edit(
         "j: { scripted: { otherwise: '{\"reason\": \"same fact\", \"grade\": 1}' } }",
         "j: { path: empty }",
     );
-    check(&scratch, &["run", "x.yaml"], 3, &["has no `config.json`"]);
+    check(&scratch, &["run", "x.yaml"], 2, &["has no `config.json`"]);
     let scratch = Scratch::new();
     scratch.write("cut.gguf", "GGUF");
     scratch.edit(

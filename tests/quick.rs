@@ -107,13 +107,18 @@ fn limit_and_arm_narrow_a_run() {
     let scratch = Scratch::new();
     let ran = scratch.bench(&["run", "x.yaml", "--limit", "2", "--arm", "rag"]);
     assert!(ran.out.contains("4 trials"), "{ran:#?}");
+    let report = String::from_utf8(scratch.read(&format!("{REPORT}/report.md"))).unwrap();
+    for said in ["was limited to 2 of", "no trials of", "this report is partial"] {
+        assert!(report.contains(said), "{said}: {report}");
+    }
+    assert!(!report.contains("the only arm") && !report.contains("The chance that"), "{report}");
 }
 
 #[test]
 fn scoring_alone_answers_nothing() {
     let scratch = Scratch::new();
     let ran = scratch.bench(&["score", "x.yaml"]);
-    assert_eq!(ran.code, Some(130), "{ran:#?}");
+    assert_eq!(ran.code, Some(2), "{ran:#?}");
     scratch.bench(&["run", "x.yaml"]);
     let ran = scratch.bench(&["score", "x.yaml"]);
     assert!(ran.out.contains("(0 answered now)"), "{ran:#?}");
@@ -125,6 +130,8 @@ fn init_writes_an_experiment_that_checks() {
     assert_eq!(scratch.bench(&["init", "task"]).code, Some(0));
     let ran = scratch.bench(&["check", "task/experiment.yaml"]);
     assert_eq!(ran.code, Some(0), "{ran:#?}");
+    let text = std::fs::read_to_string(scratch.path().join("task/experiment.yaml")).unwrap();
+    assert!(text.contains("name: \"task\""), "reports of two tasks must lie apart: {text}");
     let again = scratch.bench(&["init", "task"]);
     assert_eq!(again.code, Some(2), "{again:#?}");
     assert!(again.err.contains("already there"), "{}", again.err);

@@ -74,7 +74,7 @@ pub enum Constraint {
 pub struct Completion {
     /// The generated text, without the stop string.
     pub text: String,
-    /// Tokens in the prompt.
+    /// Tokens in the prompt; 0 where nobody counted them, and then those generated are unknown too.
     pub tokens_in: u32,
     /// Tokens generated.
     pub tokens_out: u32,

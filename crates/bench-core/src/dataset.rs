@@ -1,25 +1,29 @@
 //! Samples, documents and training rows, read from JSON Lines.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::de::{DeserializeOwned, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 /// One question of an eval set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
-    /// Unique within its set.
+    /// Unique within its set. Here and in all texts of a row, a number is read as its text.
+    #[serde(deserialize_with = "text")]
     pub id: String,
     /// What is asked.
+    #[serde(deserialize_with = "text")]
     pub input: String,
     /// The answer that is right.
+    #[serde(deserialize_with = "text")]
     pub reference: String,
     /// Other answers that are right too.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "texts", skip_serializing_if = "Vec::is_empty")]
     pub aliases: Vec<String>,
     /// Gold passages: ids of corpus documents that hold the answer.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "texts", skip_serializing_if = "Vec::is_empty")]
     pub context_ids: Vec<String>,
     /// How relevant corpus documents are, 0 for not at all, where people graded them (graded
     /// relevance judgements, as TREC's qrels). Takes the place of `context_ids`, which are then the
@@ -27,7 +31,7 @@ pub struct Sample {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub qrels: BTreeMap<String, u32>,
     /// The options of a multiple choice.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "texts", skip_serializing_if = "Vec::is_empty")]
     pub choices: Vec<String>,
     /// Anything else; `cluster` groups samples that are not independent, the rest can be slices.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -35,6 +39,10 @@ pub struct Sample {
 }
 
 impl Sample {
+    /// The keys of a row.
+    const KEYS: [&str; 8] =
+        ["id", "input", "reference", "aliases", "context_ids", "qrels", "choices", "meta"];
+
     /// The reference and its aliases.
     pub fn accepted(&self) -> impl Iterator<Item = &str> {
         std::iter::once(self.reference.as_str()).chain(self.aliases.iter().map(String::as_str))
@@ -79,9 +87,11 @@ pub struct Document {
 /// A row of a corpus: what is no field of a document is its meta data.
 #[derive(Deserialize)]
 struct WireDocument {
+    #[serde(deserialize_with = "text")]
     id: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "text")]
     title: String,
+    #[serde(deserialize_with = "text")]
     text: String,
     #[serde(default)]
     meta: BTreeMap<String, Value>,
@@ -134,19 +144,85 @@ pub enum TrainRow {
 #[derive(Deserialize)]
 struct WireTrainRow {
     #[serde(default, alias = "prompt")]
-    input: Option<String>,
+    input: Option<Text>,
     #[serde(default)]
-    reference: Option<String>,
+    reference: Option<Text>,
     #[serde(default)]
-    text: Option<String>,
+    text: Option<Text>,
     #[serde(default)]
-    chosen: Option<String>,
+    chosen: Option<Text>,
     #[serde(default)]
-    rejected: Option<String>,
+    rejected: Option<Text>,
     #[serde(default)]
-    completion: Option<String>,
+    completion: Option<Text>,
     #[serde(default)]
     label: Option<bool>,
+}
+
+impl TrainRow {
+    /// The keys of a row that a misspelt one may have meant.
+    const KEYS: [&str; 12] = [
+        "id",
+        "input",
+        "prompt",
+        "reference",
+        "text",
+        "chosen",
+        "rejected",
+        "completion",
+        "label",
+        "context_ids",
+        "choices",
+        "meta",
+    ];
+}
+
+/// A text, or a number in its place.
+struct Text(String);
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TextVisitor).map(Self)
+    }
+}
+
+struct TextVisitor;
+
+impl Visitor<'_> for TextVisitor {
+    type Value = String;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text")
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<String, E> {
+        Ok(value.to_owned())
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<String, E> {
+        Ok(value)
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<String, E> {
+        Ok(value.to_string())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<String, E> {
+        Ok(value.to_string())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<String, E> {
+        Ok(Value::from(value).to_string())
+    }
+}
+
+fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Text::deserialize(deserializer).map(|text| text.0)
+}
+
+fn texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    Vec::<Text>::deserialize(deserializer)
+        .map(|texts| texts.into_iter().map(|text| text.0).collect())
 }
 
 /// A grade that a person gave to an arm's answer.
@@ -176,6 +252,7 @@ struct WireLabel {
     #[serde(default)]
     set: String,
     arm: String,
+    #[serde(deserialize_with = "text")]
     sample: String,
     grade: Option<u32>,
     #[serde(default)]
@@ -223,24 +300,29 @@ pub struct RowError {
 /// Reads the samples of an eval set. Reports every bad line, not only the first.
 ///
 /// # Errors
-/// Lines that are not JSON, rows without `id`, `input` or `reference`, ids used twice, no row.
+/// Lines that are not JSON, rows without `id`, `input` or `reference` or with a key that is nearly
+/// one of a sample's, ids used twice, no row.
 pub fn samples(text: &str) -> Result<Vec<Sample>, Vec<RowError>> {
     let (mut rows, mut errors) = rows::<Sample>(text);
+    misspelt(text, &Sample::KEYS, &mut errors);
     unique(rows.iter().map(|(line, row)| (*line, row.id.as_str())), &mut errors);
     for (line, row) in &mut rows {
+        let mut add = |message| errors.push(RowError { line: *line, message });
         if !row.qrels.is_empty() {
             if !row.context_ids.is_empty() {
-                let message =
-                    format!("sample `{}` has `context_ids` and `qrels`; keep one", row.id);
-                errors.push(RowError { line: *line, message });
+                add(format!("sample `{}` has `context_ids` and `qrels`; keep one", row.id));
             }
             let relevant = row.qrels.iter().filter(|(_, grade)| **grade > 0);
             row.context_ids = relevant.map(|(document, _)| document.clone()).collect();
         }
+        if row.id.trim().is_empty() {
+            add("the sample has an empty id; give each sample one of its own".into());
+        }
+        if row.input.trim().is_empty() {
+            add(format!("sample `{}` has an empty input; say what is asked", row.id));
+        }
         if row.reference.trim().is_empty() {
-            let message =
-                format!("sample `{}` has an empty reference; give the right answer", row.id);
-            errors.push(RowError { line: *line, message });
+            add(format!("sample `{}` has an empty reference; give the right answer", row.id));
         }
     }
     finish(rows, errors)
@@ -256,11 +338,12 @@ pub fn documents(text: &str) -> Result<Vec<Document>, Vec<RowError>> {
         rows.into_iter().map(|(line, wire)| (line, wire.into())).collect();
     unique(rows.iter().map(|(line, row)| (*line, row.id.as_str())), &mut errors);
     for (line, row) in &rows {
+        let mut add = |message| errors.push(RowError { line: *line, message });
+        if row.id.trim().is_empty() {
+            add("the document has an empty id; give each document one of its own".into());
+        }
         if row.text.trim().is_empty() {
-            errors.push(RowError {
-                line: *line,
-                message: format!("document `{}` has no text", row.id),
-            });
+            add(format!("document `{}` has no text", row.id));
         }
     }
     finish(rows, errors)
@@ -273,21 +356,22 @@ pub fn documents(text: &str) -> Result<Vec<Document>, Vec<RowError>> {
 /// As [`samples`]; a row that is neither form is an error.
 pub fn train_rows(text: &str) -> Result<Vec<TrainRow>, Vec<RowError>> {
     let (wires, mut errors) = rows::<WireTrainRow>(text);
+    misspelt(text, &TrainRow::KEYS, &mut errors);
     let mut out = Vec::with_capacity(wires.len());
     for (line, wire) in wires {
         let said = |text: &str| !text.trim().is_empty();
-        if let (Some(input), Some(completion), Some(label)) =
-            (&wire.input, &wire.completion, wire.label)
+        let own = |text: Option<Text>| text.map(|text| text.0);
+        let WireTrainRow { input, reference, text, chosen, rejected, completion, label } = wire;
+        let (input, completion) = (own(input), own(completion));
+        if let (Some(input), Some(completion), Some(label)) = (&input, &completion, label)
             && said(completion)
-            && [&wire.reference, &wire.text, &wire.chosen, &wire.rejected]
-                .iter()
-                .all(|one| one.is_none())
+            && [&reference, &text, &chosen, &rejected].iter().all(|one| one.is_none())
         {
             let (input, completion) = (input.clone(), completion.clone());
             out.push((line, TrainRow::Labelled { input, completion, label }));
             continue;
         }
-        match (wire.input, wire.reference, wire.text, wire.chosen, wire.rejected) {
+        match (input, own(reference), own(text), own(chosen), own(rejected)) {
             (Some(input), Some(reference), None, None, None) if said(&reference) => {
                 out.push((line, TrainRow::Completion { input, reference }));
             }
@@ -314,7 +398,7 @@ pub fn train_rows(text: &str) -> Result<Vec<TrainRow>, Vec<RowError>> {
 pub fn train_gold(text: &str) -> Vec<Vec<String>> {
     #[derive(Deserialize)]
     struct Row {
-        #[serde(default)]
+        #[serde(default, deserialize_with = "texts")]
         context_ids: Vec<String>,
     }
     rows::<Row>(text).0.into_iter().map(|(_, row)| row.context_ids).collect()
@@ -328,9 +412,21 @@ fn rows<T: DeserializeOwned>(text: &str) -> (Vec<(usize, T)>, Vec<RowError>) {
         if line.trim().is_empty() {
             continue;
         }
-        match serde_json::from_str(line) {
+        // A list would be read too, field by field in the order of their declaration.
+        let row = if line.trim_start().starts_with('[') {
+            Err(match serde_json::from_str::<Value>(line) {
+                Ok(_) => "a row is an object, `{…}`, and this is a list".into(),
+                Err(error) => json_error(&error),
+            })
+        } else {
+            serde_json::from_str(line).map_err(|error| {
+                let explained = error.is_data().then(|| misfits(line)).flatten();
+                explained.unwrap_or_else(|| json_error(&error))
+            })
+        };
+        match row {
             Ok(row) => rows.push((index + 1, row)),
-            Err(error) => errors.push(RowError { line: index + 1, message: json_error(&error) }),
+            Err(message) => errors.push(RowError { line: index + 1, message }),
         }
     }
     (rows, errors)
@@ -340,7 +436,71 @@ fn rows<T: DeserializeOwned>(text: &str) -> (Vec<(usize, T)>, Vec<RowError>) {
 fn json_error(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let text = text.split(" at line ").next().unwrap_or(&text);
-    format!("{text} (column {})", error.column())
+    let what = if error.is_data() { "" } else { "not JSON: " };
+    format!("{what}{text} (column {})", error.column())
+}
+
+/// What is wrong with the values of a row whose keys are known.
+fn misfits(line: &str) -> Option<String> {
+    const TEXTS: [&str; 9] =
+        ["id", "input", "reference", "title", "text", "chosen", "rejected", "arm", "sample"];
+    const LISTS: [&str; 3] = ["aliases", "context_ids", "choices"];
+    let is_text = |value: &Value| value.is_string() || value.is_number();
+    let row: Value = serde_json::from_str(line).ok()?;
+    let Some(row) = row.as_object() else {
+        return Some(format!("a row is an object, `{{…}}`, and this is {}", kind(&row)));
+    };
+    let mut found = Vec::new();
+    for (key, value) in row {
+        if TEXTS.contains(&key.as_str()) && !is_text(value) {
+            let more = if key == "reference" {
+                "; further right answers go into `aliases`, a list of texts"
+            } else {
+                ""
+            };
+            found.push(format!("`{key}` is {}, and must be a text{more}", kind(value)));
+        }
+        let is_list = value.as_array().is_some_and(|items| items.iter().all(is_text));
+        if LISTS.contains(&key.as_str()) && !is_list {
+            let what = if value.is_array() { "a list of other things" } else { kind(value) };
+            found.push(format!("`{key}` is {what}, and must be a list of texts"));
+        }
+        if key == "meta" && !value.is_object() {
+            found.push(format!("`meta` is {}, and must be an object, `{{…}}`", kind(value)));
+        }
+    }
+    (!found.is_empty()).then(|| found.join("; "))
+}
+
+/// What a value is, in words.
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a truth value",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// Keys that are no field of a row and look like one: what they hold would be lost without a word.
+fn misspelt(text: &str, known: &[&str], errors: &mut Vec<RowError>) {
+    for (index, line) in text.lines().enumerate() {
+        let line = line.trim_start_matches('\u{feff}');
+        let Ok(keys) = serde_json::from_str::<BTreeMap<String, Value>>(line) else { continue };
+        for key in keys.keys().filter(|key| !known.contains(&key.as_str())) {
+            // A short word is near to many.
+            let near = known
+                .iter()
+                .filter(|word| !keys.contains_key(**word))
+                .find(|word| strsim::damerau_levenshtein(key, word) <= (word.len() / 3).min(2));
+            if let Some(near) = near {
+                let message = format!("unknown key `{key}`; did you mean `{near}`?");
+                errors.push(RowError { line: index + 1, message });
+            }
+        }
+    }
 }
 
 fn unique<'a>(ids: impl Iterator<Item = (usize, &'a str)>, errors: &mut Vec<RowError>) {
@@ -403,10 +563,47 @@ mod tests {
         check_errors(
             "{\"id\":\"a\",\"input\":\"q\",\"reference\":\"r\"}\nnot json\n\n{\"id\":\"a\",\"input\":\"q\",\"reference\":\" \"}\n{\"id\":\"b\",\"input\":\"q\"}\n",
             &[
-                "line 2: expected ident (column 2)",
+                "line 2: not JSON: expected ident (column 2)",
                 "line 4: id `a` was already used on line 1; ids join the arms",
                 "line 4: sample `a` has an empty reference; give the right answer",
                 "line 5: missing field `reference` (column 22)",
+            ],
+        );
+    }
+
+    #[test]
+    fn numbers_are_read_as_their_text() {
+        let rows = r#"{"id":7,"input":"q","reference":42.5,"aliases":[42],"context_ids":[1]}"#;
+        let rows = samples(rows).unwrap();
+        assert_eq!((rows[0].id.as_str(), rows[0].reference.as_str()), ("7", "42.5"));
+        assert_eq!(rows[0].aliases, ["42"]);
+        assert_eq!(rows[0].context_ids, ["1"]);
+        assert_eq!(documents(r#"{"id":7,"text":"t"}"#).unwrap()[0].id, "7");
+        let row = train_rows(r#"{"input":"q","reference":3}"#).unwrap().remove(0);
+        assert_eq!(row, TrainRow::Completion { input: "q".into(), reference: "3".into() });
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named() {
+        check_errors(
+            "[\"a\",\"q\",\"r\"]\n{\"id\":\"a\",\"input\":\"q\",\"reference\":null,\"aliases\":\"x\"}\n7\n{\"id\":\"\",\"input\":\" \",\"reference\":\"r\"}\n",
+            &[
+                "line 1: a row is an object, `{…}`, and this is a list",
+                "line 2: `reference` is null, and must be a text; further right answers go into `aliases`, a list of texts; `aliases` is a text, and must be a list of texts",
+                "line 3: a row is an object, `{…}`, and this is a number",
+                "line 4: the sample has an empty id; give each sample one of its own",
+                "line 4: sample `` has an empty input; say what is asked",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_key_that_is_nearly_one_of_a_sample_is_a_mistake() {
+        check_errors(
+            "{\"id\":\"a\",\"input\":\"q\",\"reference\":\"r\",\"contxt_ids\":[],\"alases\":[],\"difficulty\":3}",
+            &[
+                "line 1: unknown key `alases`; did you mean `aliases`?",
+                "line 1: unknown key `contxt_ids`; did you mean `context_ids`?",
             ],
         );
     }

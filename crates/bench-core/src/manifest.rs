@@ -225,6 +225,23 @@ pub struct TrainingEntry {
     pub classifier: Option<ClassifierEntry>,
 }
 
+impl TrainingEntry {
+    /// What a reader must know of a training some of whose steps were undone; `None` where none was.
+    pub fn undone(&self) -> Option<String> {
+        let times = match self.outcome.halved {
+            0 => return None,
+            1 => "once".to_owned(),
+            n => format!("{n} times"),
+        };
+        Some(format!(
+            "set `{}`, {} (seed {}): in training, the loss or a gradient was not a number {times}; each time the last good parameters were taken again and the learning rate halved, so this is not the training that was declared; lower `learning_rate`",
+            self.set,
+            self.arms.join(", "),
+            self.seed
+        ))
+    }
+}
+
 /// How a classifier over embeddings was fitted.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ClassifierEntry {
@@ -337,6 +354,32 @@ mod tests {
 
     fn model(id: &str, digest: &str) -> ModelEntry {
         ModelEntry { id: id.into(), digest: digest.into(), ..ModelEntry::default() }
+    }
+
+    #[test]
+    fn a_training_whose_steps_were_undone_says_so() {
+        let outcome = |halved: u32| -> TrainOutcome {
+            serde_json::from_value(serde_json::json!({
+                "adapter": "runs/x", "digest": "d", "trainable_parameters": 1,
+                "total_parameters": 2, "seconds": 1.0, "peak_memory_bytes": 0,
+                "rows_too_long": 0, "halved": halved, "steps": [],
+            }))
+            .unwrap()
+        };
+        let entry = |halved| TrainingEntry {
+            arms: vec!["lora".into()],
+            set: "facts".into(),
+            seed: 1,
+            rows: 4,
+            outcome: outcome(halved),
+            classifier: None,
+            adapter_bytes: 0,
+            energy_joules: None,
+        };
+        assert_eq!(entry(0).undone(), None);
+        let said = entry(3).undone().unwrap();
+        assert!(said.starts_with("set `facts`, lora (seed 1): in training"), "{said}");
+        assert!(said.contains("not a number 3 times"), "{said}");
     }
 
     #[test]

@@ -191,7 +191,8 @@ pub enum Outcome {
 pub struct Answer {
     /// The text.
     pub text: String,
-    /// Tokens in the prompt.
+    /// Tokens in the prompt; 0 where nobody counted them (or a classifier read no prompt), and then
+    /// those generated are unknown too.
     pub tokens_in: u32,
     /// Tokens generated.
     pub tokens_out: u32,
@@ -203,7 +204,8 @@ pub struct Answer {
     pub retrieval_ms: f64,
     /// Why generation ended.
     pub finish: String,
-    /// US dollars by the experiment's price list; `None` where it names no price.
+    /// US dollars by the experiment's price list; `None` where it names no price, or the tokens that
+    /// it prices are unknown.
     pub cost_usd: Option<f64>,
     /// All that was generated, where `text` is only the final answer in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

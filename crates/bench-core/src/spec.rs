@@ -20,7 +20,8 @@ mod resolve;
 mod tuning;
 
 pub use calibration::{Calibration, Labelled, parse_calibration};
-pub use check::{parse, unmeasured};
+pub use check::{parse, parse_on, unmeasured};
+pub use node::did_you_mean;
 pub use prices::{BreakEven, Price, PriceList, Prices, TunedPrice, parse_prices};
 pub use problem::{Problem, Source, SpecError};
 pub use prompting::{

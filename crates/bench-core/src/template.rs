@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use minijinja::{Environment, Error, UndefinedBehavior, Value};
+use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value};
 use serde::Serialize;
 
 use crate::chat::Message;
@@ -63,9 +63,7 @@ impl PromptTemplate {
     pub fn unknown_variables(&self) -> Result<Vec<String>, Error> {
         let mut unknown = BTreeSet::new();
         for source in self.system.iter().chain([&self.user]) {
-            let environment = environment();
-            let names = environment.template_from_str(source)?.undeclared_variables(false);
-            unknown.extend(names.into_iter().filter(|name| !VARIABLES.contains(&name.as_str())));
+            unknown.extend(unknown_variables(source)?);
         }
         Ok(unknown.into_iter().collect())
     }
@@ -120,6 +118,32 @@ impl PromptTemplate {
         messages.push(Message::user(question));
         Ok(messages)
     }
+}
+
+/// Compiles one template and names every variable that no sample could fill, in order; functions of
+/// the language, such as `range`, are none.
+///
+/// # Errors
+/// The first Jinja error, with its line.
+pub fn unknown_variables(source: &str) -> Result<BTreeSet<String>, Error> {
+    let environment = environment();
+    let names = environment.template_from_str(source)?.undeclared_variables(false);
+    let is_global = |name: &str| environment.globals().any(|(global, _)| global == name);
+    let unknown = |name: &String| !VARIABLES.contains(&name.as_str()) && !is_global(name);
+    Ok(names.into_iter().filter(unknown).collect())
+}
+
+/// What a template stumbled over, in one line. `source` is the template's text.
+pub fn explain(error: &Error, source: &str) -> String {
+    let place = error.range().and_then(|range| source.get(range)).map(str::trim);
+    let what = match (error.kind(), place.filter(|place| !place.is_empty())) {
+        (ErrorKind::UndefinedError, Some(place)) => format!("`{place}` is undefined"),
+        (kind, _) => {
+            error.detail().map_or_else(|| kind.to_string(), |detail| format!("{kind}: {detail}"))
+        }
+    };
+    let line = error.line().filter(|_| source.trim_end().contains('\n'));
+    line.map_or_else(|| what.clone(), |line| format!("line {line}: {what}"))
 }
 
 /// Passages as text, numbered so that an answer can cite `[1]`.
@@ -200,6 +224,24 @@ mod tests {
     fn an_unknown_variable_is_named_before_anything_runs() {
         assert_eq!(prompt("{{ question }} {{ input }}").unknown_variables().unwrap(), ["question"]);
         assert!(prompt("{% if %}").unknown_variables().is_err());
+    }
+
+    #[test]
+    fn functions_of_the_language_are_known() {
+        let ranges = "{% for i in range(3) %}{{ i }}{% endfor %}{{ input }}";
+        assert!(prompt(ranges).unknown_variables().unwrap().is_empty());
+        assert_eq!(prompt("{{ rnage(3) }}").unknown_variables().unwrap(), ["rnage"]);
+    }
+
+    #[test]
+    fn an_error_is_one_line_with_its_place() {
+        let source = "a\n{{ meta.unit }}";
+        let error = prompt(source).messages(&sample("q"), &[], &[]).unwrap_err();
+        let said = explain(&error, source);
+        assert!(said.starts_with("line 2: `") && said.contains("unit` is undefined"), "{said}");
+        let error = prompt("{% if %}").unknown_variables().unwrap_err();
+        let said = explain(&error, "{% if %}");
+        assert!(said.starts_with("syntax error: ") && !said.contains('\n'), "{said}");
     }
 
     #[test]

@@ -57,7 +57,8 @@ pub fn check_constraint(constraint: &Constraint) -> Result<(), BackendError> {
 ///
 /// Answers are streamed, to know the time to the first token, until the endpoint proves not to
 /// stream or not to count tokens in a stream; from then on they are asked for whole. Latency is
-/// that of the try that succeeded. Token counts are the endpoint's own, 0 where it gives none.
+/// that of the try that succeeded. Token counts are the endpoint's own, 0 where it gives none: whoever
+/// reads them takes 0 prompt tokens as unknown.
 pub struct EndpointGenerator {
     id: String,
     model: String,
@@ -202,10 +203,11 @@ impl Generator for EndpointGenerator {
             max_retries: self.max_retries,
             backoff: self.backoff,
         };
-        let completion = patience
+        let mut completion = patience
             .ask(|| self.attempt(&body))
             .await
             .map_err(|(failure, tries)| error(failure, tries, &self.key))?;
+        hide_key(&mut completion.text, &self.key);
         choose(completion, request.constraint.as_ref())
             .map_err(|failure| error(failure, 0, &self.key))
     }
@@ -249,12 +251,17 @@ impl Patience {
     }
 }
 
+/// Some endpoints repeat the key, in errors or in what they say.
+fn hide_key(text: &mut String, key: &str) {
+    if !key.is_empty() && text.contains(key) {
+        *text = text.replace(key, "[key]");
+    }
+}
+
 /// The one place where words of an endpoint become an error: some endpoints repeat the key.
 fn error(failure: Failure, tries: u32, key: &str) -> BackendError {
     let mut message = failure.message;
-    if !key.is_empty() {
-        message = message.replace(key, "[key]");
-    }
+    hide_key(&mut message, key);
     if tries > 0 {
         message = format!("{message} (tried {} times)", tries + 1);
     }
@@ -278,6 +285,13 @@ fn address(base_url: &str) -> Result<reqwest::Url, BackendError> {
         let _ = (url.set_username(""), url.set_password(None));
         return Err(fatal(format!(
             "`base_url` holds a user name or password; write `{url}` and put the key into the variable that `api_key_env` names"
+        )));
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        url.set_query(None);
+        url.set_fragment(None);
+        return Err(fatal(format!(
+            "`base_url` goes on after a `?` or `#`, and paths are put behind it; write `{url}` and put a key into the variable that `api_key_env` names"
         )));
     }
     Ok(url)

@@ -199,6 +199,19 @@ async fn a_stream_without_token_counts_is_asked_for_again_whole() {
 }
 
 #[tokio::test]
+async fn an_answer_without_usage_has_unknown_counts() {
+    let answer = |usage: &Value| json!({"choices": [{"message": {"content": "y"}, "finish_reason": "stop"}], "usage": usage});
+    for usage in [Value::Null, json!({"prompt_tokens": 0, "completion_tokens": 5})] {
+        let whole = answer(&usage).to_string();
+        let (_server, generator) =
+            Server::start([canned(200, whole.clone()), canned(200, whole)]).await;
+        let completion = generator.generate(&request()).await.unwrap();
+        assert_eq!((completion.text.as_str(), completion.tokens_in), ("y", 0));
+        assert_eq!(completion.tokens_out, 0);
+    }
+}
+
+#[tokio::test]
 async fn choices_travel_as_a_schema_and_come_back_as_text() {
     let say = |text: &str| {
         stream(&[
@@ -361,6 +374,9 @@ fn the_key_is_never_shown() {
     assert!(!format!("{generator:?}").contains(KEY));
     let failure = Failure::rejected(format!("you sent {KEY}"));
     assert_eq!(error(failure, 0, &generator.key).source.to_string(), "you sent [key]");
+    let mut answer = format!("I was shown {KEY}");
+    hide_key(&mut answer, KEY);
+    assert_eq!(answer, "I was shown [key]");
 }
 
 /// An embedder of two numbers that talks to a server.
@@ -448,6 +464,7 @@ fn addresses_and_keys_that_cannot_work_are_refused_without_showing_them() {
     check("localhost:8000", "", "`base_url` is not an HTTP address");
     check("file:///v1", "", "`base_url` is not an HTTP address");
     check("http://me:hush@localhost/v1", "", "`http://localhost/v1`");
+    check("http://localhost/v1?api_key=hush", "", "`http://localhost/v1`");
     check("http://localhost/v1", "hu\nsh hush", "`TOY_KEY`");
 }
 

@@ -120,7 +120,8 @@ impl Collected {
             return Err(Failure::rejected("the endpoint sent no choices".into()));
         }
         let mut completion = self.completion;
-        if let Some(usage) = self.usage {
+        // Half a count is none: it would make answers look cheaper than they are.
+        if let Some(usage) = self.usage.filter(|usage| usage.prompt_tokens > 0) {
             completion.tokens_in = usage.prompt_tokens;
             completion.tokens_out = usage.completion_tokens;
         }

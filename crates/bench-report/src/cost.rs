@@ -50,12 +50,14 @@ impl Horizon {
 }
 
 impl Costing {
-    /// `None` where the experiment names no price for the model.
+    /// `None` where the experiment names no price for the model, or nobody counted the tokens that
+    /// it is paid by.
     pub(crate) fn of(evaluation: &Evaluation<'_>, contender: &Contender<'_>) -> Option<Self> {
         let manifest = evaluation.manifest;
         let assumed = &manifest.experiment.break_even;
         let plan = &evaluation.plans[contender.arm];
         let price = manifest.experiment.prices.of(&plan.model, plan.finetune.is_some())?;
+        contender.usage.cost?;
         let costs: Vec<f64> =
             contender.trials.iter().filter_map(|record| record.answer()?.cost_usd).collect();
         // Costs of samples in one cluster are as good as independent: lengths decide them.

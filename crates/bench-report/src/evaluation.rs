@@ -60,6 +60,8 @@ pub(crate) struct SetResult<'a> {
     pub(crate) metrics: Vec<Metric>,
     /// Why the metric that decides may not, if so: a judge under its floor.
     barred: Option<String>,
+    /// Whether that is because arms did not run, or not wholly.
+    is_partial: bool,
     pub(crate) decision: Option<Decision>,
     pub(crate) once: Once,
 }
@@ -107,6 +109,8 @@ pub(crate) struct Usage {
     pub(crate) trials: usize,
     pub(crate) answered: usize,
     pub(crate) failed: usize,
+    /// Answers whose tokens nobody counted; no prompt has none.
+    pub(crate) uncounted: usize,
     /// Answers that ended at the token limit.
     pub(crate) cut_short: usize,
     pub(crate) tokens_in: u64,
@@ -207,6 +211,7 @@ impl<'a> SetResult<'a> {
         set: &'a EvalSet,
         trials: &[(usize, &'a Record)],
     ) -> Result<Self, ReportError> {
+        let partial = partial(plans, set, trials);
         let about = |record: &'a Record| (record.trial.sample.as_str(), record.cluster.as_deref());
         let mut samples: Vec<_> = trials.iter().map(|&(_, record)| about(record)).collect();
         // Stable, and quick on what is sorted arm by arm.
@@ -246,6 +251,8 @@ impl<'a> SetResult<'a> {
         }
         let barred =
             judge.filter(|_| judge_decides).and_then(|judge| judging::barred(judge, trials));
+        let is_partial = partial.is_some();
+        let barred = partial.or(barred);
         let arms = contenders.iter().map(|c| &plans[c.arm]);
         if judging::own_arm(manifest, arms.map(|p| (p.name.as_str(), p.model.as_str()))).is_some() {
             let own = metrics.iter_mut().filter(|metric| metric.name.starts_with(JUDGE));
@@ -265,6 +272,7 @@ impl<'a> SetResult<'a> {
             baseline,
             metrics,
             barred,
+            is_partial,
             decision: None,
             once: Once::default(),
         })
@@ -279,6 +287,37 @@ impl<'a> SetResult<'a> {
     pub(crate) fn has_gold(&self) -> bool {
         self.contenders.iter().flat_map(|c| &c.trials).any(|record| !record.gold.is_empty())
     }
+}
+
+/// Why the set is not decided yet: arms that did not run, or have fewer trials than others. Points of
+/// learning curves decide nothing.
+fn partial(plans: &[ArmPlan], set: &EvalSet, trials: &[(usize, &Record)]) -> Option<String> {
+    let mut counts: BTreeMap<(usize, u64), usize> = BTreeMap::new();
+    for &(arm, record) in trials {
+        if plans[arm].curve.is_none() {
+            *counts.entry((arm, record.trial.train_seed)).or_default() += 1;
+        }
+    }
+    let absent: Vec<&str> = plans
+        .iter()
+        .enumerate()
+        .filter(|(arm, plan)| {
+            plan.curve.is_none()
+                && plan.sets.contains(&set.name)
+                && counts.keys().all(|key| key.0 != *arm)
+        })
+        .map(|(_, plan)| plan.name.as_str())
+        .collect();
+    let most = counts.values().copied().max()?;
+    let mut said = Vec::new();
+    if !absent.is_empty() {
+        said.push(format!("no trials of {}", absent.join(", ")));
+    }
+    let short = counts.iter().filter(|&(_, &count)| count < most);
+    said.extend(
+        short.map(|(key, count)| format!("{} has {count} of {most} trials", plans[key.0].name)),
+    );
+    (!said.is_empty()).then(|| format!("this report is partial: {}", said.join("; ")))
 }
 
 /// The set's scorers in their order, then what else was scored.
@@ -333,7 +372,11 @@ fn contenders<'a>(
             let hour = hour.map(|price| price.training_hour()).filter(|&hour| hour > 0.0);
             let training_cost =
                 training.zip(hour).map(|(entry, hour)| entry.outcome.seconds / 3600.0 * hour);
-            let usage = Usage::of(trials);
+            let mut usage = Usage::of(trials);
+            if plan.features.is_some() {
+                // A classifier reads no prompt.
+                usage.uncounted = 0;
+            }
             let (positions, firsts) = places(samples, trials);
             Contender {
                 name,
@@ -402,6 +445,7 @@ impl Usage {
             trials: trials.len(),
             answered: answers.len(),
             failed: trials.iter().filter(|r| matches!(r.outcome, Outcome::Failed { .. })).count(),
+            uncounted: answers.iter().filter(|answer| answer.tokens_in == 0).count(),
             cut_short: answers.iter().filter(|answer| answer.finish == "length").count(),
             tokens_in: answers.iter().map(|a| u64::from(a.tokens_in)).sum(),
             tokens_out,
@@ -416,8 +460,9 @@ impl Usage {
         }
     }
 
+    /// The mean of a count of tokens; `None` where some answers' are unknown.
     pub(crate) fn per_answer(&self, total: u64) -> Option<f64> {
-        (self.answered > 0).then(|| total as f64 / self.answered as f64)
+        (self.answered > 0 && self.uncounted == 0).then(|| total as f64 / self.answered as f64)
     }
 
     pub(crate) fn cost_per_1000(&self) -> Option<f64> {
@@ -655,7 +700,13 @@ impl SetResult<'_> {
                 }
             })
             .collect();
-        let decision = self.decide(metric, &figures, utility, options);
+        let decision = self.decide(metric, &figures, utility, options).map(|mut decision| {
+            if self.is_partial {
+                // Who is best of some arms, or of half-asked ones, is not the experiment's question.
+                decision.probability_best.clear();
+            }
+            decision
+        });
         Some(decision.unwrap_or_else(|error| {
             // A report without a decision is still a report; it says why there is none.
             Decision {

@@ -47,7 +47,7 @@ fn one(evaluation: &Evaluation<'_>, gate: &Gate) -> Vec<GateResult> {
                     set.set.name, gate.metric, contender.name
                 );
                 let failure = match (ends[end], Bound::parse(text)) {
-                    (None, _) => Some("there is no such figure: too few answers or scores".into()),
+                    (None, _) => Some(lacking(evaluation, gate, contender)),
                     (_, None) => Some(format!("`{text}` is no condition")),
                     (Some(figure), Some(bound)) => (!bound.is_met(figure)).then(|| {
                         let figure = if Gate::FIGURES.contains(&gate.metric.as_str()) {
@@ -72,6 +72,33 @@ fn one(evaluation: &Evaluation<'_>, gate: &Gate) -> Vec<GateResult> {
     results
 }
 
+/// Why there is no figure to hold a gate against.
+fn lacking(evaluation: &Evaluation<'_>, gate: &Gate, contender: &Contender<'_>) -> String {
+    let plan = &evaluation.plans[contender.arm];
+    let prices = &evaluation.manifest.experiment.prices;
+    let is_cost = ["cost_per_1000_usd", "training_cost_usd"].contains(&gate.metric.as_str());
+    let is_tokens = ["tokens_in", "tokens_out"].contains(&gate.metric.as_str());
+    if is_cost && prices.of(&plan.model, plan.finetune.is_some()).is_none() {
+        return format!(
+            "the experiment has no price for the model `{}`; write it under `prices: {{ models: {{ {}: … }} }}` of the experiment, or give a list with `bench report --prices`",
+            plan.model, plan.model
+        );
+    }
+    if gate.metric == "training_cost_usd" {
+        return format!(
+            "{} was not trained, or the price of the model `{}` has neither `gpu_hour` nor `machine_hour`",
+            contender.name, plan.model
+        );
+    }
+    if (is_cost || is_tokens) && contender.usage.uncounted > 0 {
+        return format!(
+            "the endpoint counted no tokens for {} of {} answers, so the figure is unknown",
+            contender.usage.uncounted, contender.usage.answered
+        );
+    }
+    "there is no such figure: too few answers or scores".to_owned()
+}
+
 /// The interval that a gate speaks of; `None` where the set has no such metric at all.
 fn measured(
     evaluation: &Evaluation<'_>,
@@ -93,9 +120,11 @@ fn measured(
     Some(match gate.metric.as_str() {
         "latency_p50_ms" => quantile_interval(&usage.latencies, 0.5, options.level),
         "latency_p95_ms" => quantile_interval(&usage.latencies, 0.95, options.level),
+        "cost_per_1000_usd" if usage.cost.is_none() => [None; 2],
         "cost_per_1000_usd" => {
             mean_of(&|answer| answer.cost_usd).map(|end| end.map(|cost| cost * 1000.0))
         }
+        "tokens_in" | "tokens_out" if usage.uncounted > 0 => [None; 2],
         "tokens_in" => mean_of(&|answer| Some(f64::from(answer.tokens_in))),
         "tokens_out" => mean_of(&|answer| Some(f64::from(answer.tokens_out))),
         "failed" => {

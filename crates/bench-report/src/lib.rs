@@ -31,12 +31,14 @@ mod table;
 mod tables;
 mod text;
 mod trials;
+mod trouble;
 mod variance;
 
 pub use compare::{RunComparison, Samples, Side, compare_runs};
 pub use judging::{Card, CardFigure, card, judge_report};
 pub use sequential::settled;
 pub use trials::{is_large, read_figures, read_trials, scores_parquet, trials_parquet};
+pub use trouble::failures;
 
 use evaluation::Evaluation;
 use tables::Trials;

@@ -2,6 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bench_core::record::Record;
 use bench_core::spec::{
     ArmPlan, ChunkBy, Expand, Noise, PassageSource, Rag, Rerank, Retrieval, Strategy,
 };
@@ -23,7 +24,7 @@ use crate::tables::{SliceFigure, cost_per_1000_right, slices_of};
 use crate::text::{
     cut, dollars, duration, gibibytes, number, p_value, printable, signed, tenth, whole,
 };
-use crate::{ReportError, browser, causes, effects, retention, retrieval};
+use crate::{ReportError, browser, causes, effects, retention, retrieval, trouble};
 
 mod judging;
 mod prompting;
@@ -215,8 +216,16 @@ fn warnings(evaluation: &Evaluation<'_>) -> Vec<String> {
             warnings
                 .push(format!("{name}: all {trials} trials failed, there is nothing to compare"));
         } else if failed > 0 {
-            warnings
-                .push(format!("{name}: {failed} of {trials} trials failed; means leave them out"));
+            warnings.push(format!("{name}: means leave {} out", plural(failed, "failed trial")));
+        }
+        let records: Vec<&Record> = set.all().flat_map(|c| c.trials.iter().copied()).collect();
+        let troubles = [trouble::trials(&records), trouble::judgements(&records)];
+        warnings.extend(troubles.into_iter().flatten().map(|told| format!("{name}: {told}")));
+        for contender in set.all().filter(|c| c.usage.uncounted > 0) {
+            warnings.push(format!(
+                "{name}: the endpoint counted no tokens for {} of {} answers of {}; their number, and any cost by the token, is unknown",
+                contender.usage.uncounted, contender.usage.answered, contender.name
+            ));
         }
         let missing = evaluation
             .plans
@@ -225,12 +234,15 @@ fn warnings(evaluation: &Evaluation<'_>) -> Vec<String> {
             .filter(|(at, plan)| plan.sets.contains(name) && set.all().all(|c| c.arm != *at));
         let missing: Vec<&str> = missing.map(|(_, plan)| plan.name.as_str()).collect();
         if trials > 0 && !missing.is_empty() {
-            warnings.push(format!("{name}: no trials of {}", missing.join(", ")));
+            warnings.push(format!(
+                "{name}: this report is partial: no trials of {}",
+                missing.join(", ")
+            ));
         }
         let answers: Vec<usize> = set.all().map(|c| c.trials.len()).collect();
         if answers.iter().any(|n| Some(n) != answers.first()) {
             warnings.push(format!(
-                "{name}: the arms have different numbers of trials; the run is not finished"
+                "{name}: this report is partial: the arms have different numbers of trials, because the run is not finished"
             ));
         }
     }

@@ -24,6 +24,8 @@ mod tune;
 
 pub use backends::{Backends, Counter, ResolvedModel};
 pub use calibrate::calibrate;
-pub use load::{Loaded, LoadedCalibration, LoadedSet, load, load_calibration, load_with};
+pub use load::{
+    Loaded, LoadedCalibration, LoadedSet, load, load_calibration, load_checked, load_with,
+};
 pub use run::{Finished, Options, RunError, Stop, run};
 pub use train::train;

@@ -9,10 +9,10 @@ use bench_core::dataset::{self, Document, Label, RowError, Sample, TrainRow};
 use bench_core::digest;
 use bench_core::label;
 use bench_core::spec::{
-    self, ArmPlan, EvalSet, Experiment, JudgeMode, PriceList, Prices, Problem, Prompt, Scorer,
+    self, Arm, ArmPlan, EvalSet, Experiment, JudgeMode, PriceList, Prices, Problem, Prompt, Scorer,
     Source, SpecError,
 };
-use bench_core::template::{ContextPassage, Example, PromptTemplate};
+use bench_core::template::{self, ContextPassage, Example, PromptTemplate};
 
 use crate::features;
 use crate::score;
@@ -137,18 +137,36 @@ pub fn load_with(
     limit: Option<u32>,
     corpora: &dyn CorpusReader,
 ) -> Result<Loaded, LoadError> {
+    load_checked(path, environment, limit, corpora, &|_, _| Vec::new())
+}
+
+/// As [`load_with`], with what else is wrong: `also` knows the machine, this crate does not. It is
+/// shown experiments that make no sense too, whose names may be those of nothing.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_checked(
+    path: &Path,
+    environment: &dyn Fn(&str) -> Option<String>,
+    limit: Option<u32>,
+    corpora: &dyn CorpusReader,
+    also: &dyn Fn(&Experiment, &Source) -> Vec<Problem>,
+) -> Result<Loaded, LoadError> {
     let shown = path.display().to_string();
     let text = fs_err::read_to_string(path)
         .map_err(|source| LoadError::Unreadable { path: shown.clone(), source })?;
     let stem =
         path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
-    let (mut experiment, source) = spec::parse(&shown, &stem, &text, environment)?;
+    let (mut experiment, source, problems) = spec::parse_on(&shown, &stem, &text, environment)?;
+    // Files are looked at all the same; what rests on arms that make no sense is not.
+    let makes_sense = problems.is_empty();
     let folder = path.parent().unwrap_or(Path::new("")).to_owned();
     let mut reader = Reader {
         source: &source,
         folder: &folder,
         corpora,
-        problems: Vec::new(),
+        sets: experiment.eval_sets.iter().map(|set| set.name.clone()).collect(),
+        problems,
         files: BTreeMap::new(),
         warnings: Vec::new(),
     };
@@ -158,7 +176,9 @@ pub fn load_with(
         experiment.prices = Prices::List(list);
         reader.problems.extend(spec::unmeasured(&experiment, &source));
     }
-    let plans = spec::resolve(&experiment);
+    reader.gated_costs(&experiment);
+    reader.problems.extend(also(&experiment, &source));
+    let plans = if makes_sense { spec::resolve(&experiment) } else { Vec::new() };
     let sets: Vec<LoadedSet> = experiment
         .eval_sets
         .iter()
@@ -172,8 +192,10 @@ pub fn load_with(
         .judge
         .as_ref()
         .and_then(|judge| reader.text(&["judge", "rubric"], &judge.rubric));
-    let labels = reader.labels(&experiment, &plans, &sets).unwrap_or_default();
+    let labels = if makes_sense { reader.labels(&experiment, &plans, &sets) } else { None };
+    let labels = labels.unwrap_or_default();
     if let (Some(judge), Some(rubric)) = (&experiment.judge, &rubric)
+        && makes_sense
         && judge.mode == JudgeMode::Rubric
         && let Some(problem) = score::RubricJudge::problem(judge, rubric)
     {
@@ -235,6 +257,8 @@ struct Reader<'a> {
     source: &'a Source,
     folder: &'a Path,
     corpora: &'a dyn CorpusReader,
+    /// The names of the eval sets, in order.
+    sets: Vec<String>,
     problems: Vec<Problem>,
     files: BTreeMap<String, String>,
     warnings: Vec<String>,
@@ -255,6 +279,44 @@ impl CorpusReader for JsonLinesOnly {
 /// More than this many bad lines of one file say nothing new.
 const SHOWN_ROW_ERRORS: usize = 5;
 
+/// The numbers of at most this many further ones are given.
+const SHOWN_LINES: usize = 50;
+
+/// Where the words of a turn come from.
+#[derive(Clone, Debug, Default)]
+struct Origin {
+    /// Keys and list positions in the experiment.
+    path: Vec<String>,
+    /// The file that holds them, if one does.
+    file: Option<String>,
+    /// Whose they are: ``the template of arm `a` ``.
+    owner: String,
+}
+
+impl Origin {
+    fn path(&self) -> Vec<&str> {
+        self.path.iter().map(String::as_str).collect()
+    }
+
+    /// Whose the words are and in which file.
+    fn named(&self) -> String {
+        match &self.file {
+            Some(file) => format!("{} (`{file}`)", self.owner),
+            None => self.owner.clone(),
+        }
+    }
+}
+
+/// A prompt, and where its turns come from.
+struct Words {
+    prompt: PromptTemplate,
+    user: Origin,
+    system: Origin,
+}
+
+/// A setting that may be given, and its place.
+type Setting<'a> = (Option<&'a String>, Vec<&'a str>);
+
 impl Reader<'_> {
     fn add(&mut self, path: &[&str], message: String, help: &str) {
         self.problems.push(self.source.problem(path, message, "named here", help));
@@ -263,6 +325,26 @@ impl Reader<'_> {
     /// The text of a file the experiment names: beside the experiment, or under the working
     /// directory.
     fn file(&mut self, path: &[&str], name: &str) -> Option<String> {
+        let bytes = self.bytes(path, name)?;
+        let (text, broken) = lines(bytes);
+        if broken.is_empty() {
+            return Some(text);
+        }
+        self.not_text(path, name, &broken);
+        None
+    }
+
+    fn not_text(&mut self, path: &[&str], name: &str, broken: &[usize]) {
+        let what = if broken.len() == 1 { "line" } else { "lines" };
+        let message = format!("`{name}` is not UTF-8 ({what} {})", numbers(broken));
+        self.add(path, message, "save the file as UTF-8, for example with iconv");
+    }
+
+    fn bytes(&mut self, path: &[&str], name: &str) -> Option<Vec<u8>> {
+        // A variable that is not set has been reported.
+        if name.contains("${") {
+            return None;
+        }
         let beside = self.folder.join(name);
         let found = if beside.exists() { beside } else { PathBuf::from(name) };
         let bytes = match fs_err::read(&found) {
@@ -280,17 +362,7 @@ impl Reader<'_> {
             }
         };
         self.files.insert(name.to_owned(), digest::of_bytes(&bytes));
-        match String::from_utf8(bytes) {
-            Ok(text) => Some(text),
-            Err(error) => {
-                let good = error.utf8_error().valid_up_to();
-                let before = String::from_utf8_lossy(&error.as_bytes()[..good]);
-                let line = before.matches('\n').count() + 1;
-                let message = format!("`{name}` is not UTF-8 (line {line})");
-                self.add(path, message, "save the file as UTF-8, for example with iconv");
-                None
-            }
-        }
+        Some(bytes)
     }
 
     fn prices(&mut self, name: &str) -> Option<PriceList> {
@@ -320,22 +392,52 @@ impl Reader<'_> {
         name: &str,
         parse: impl Fn(&str) -> Result<Vec<T>, Vec<RowError>>,
     ) -> Option<Vec<T>> {
-        let text = self.file(path, name)?;
-        parse(&text)
-            .map_err(|errors| {
-                let more = errors.len().saturating_sub(SHOWN_ROW_ERRORS);
-                for error in errors.into_iter().take(SHOWN_ROW_ERRORS) {
-                    self.add(path, format!("{name}, {error}"), "one JSON object per line");
-                }
-                if more > 0 {
-                    self.add(
-                        path,
-                        format!("{name}: {more} more bad lines"),
-                        "one JSON object per line",
-                    );
-                }
-            })
-            .ok()
+        let bytes = self.bytes(path, name)?;
+        let (text, broken) = lines(bytes);
+        let errors = match parse(&text) {
+            Ok(rows) if broken.is_empty() => return Some(rows),
+            Ok(_) => Vec::new(),
+            // Without its broken lines the file may hold nothing.
+            Err(_) if !broken.is_empty() && text.trim().is_empty() => Vec::new(),
+            Err(errors) => errors,
+        };
+        if !broken.is_empty() {
+            self.not_text(path, name, &broken);
+        }
+        for error in errors.iter().take(SHOWN_ROW_ERRORS) {
+            let is_row = error.message.contains("not JSON") || error.message.contains("a row is");
+            let help =
+                if is_row { "one JSON object per line" } else { "mend this line of the file" };
+            self.add(path, format!("{name}, {error}"), help);
+        }
+        let mut more: Vec<usize> =
+            errors.iter().skip(SHOWN_ROW_ERRORS).map(|error| error.line).collect();
+        more.dedup();
+        if !more.is_empty() {
+            let message = format!("{name}: {} more bad lines: {}", more.len(), numbers(&more));
+            self.add(path, message, "mend these lines of the file too");
+        }
+        None
+    }
+
+    /// A gate on a cost needs the prices of its arm.
+    fn gated_costs(&mut self, experiment: &Experiment) {
+        let Some(list) = experiment.prices.list() else { return };
+        for (index, gate) in experiment.gates.iter().enumerate() {
+            if !["cost_per_1000_usd", "training_cost_usd"].contains(&gate.metric.as_str()) {
+                continue;
+            }
+            let arm = experiment.arms.iter().find(|arm| arm.name == gate.arm);
+            let Some(model) = arm.map(Arm::answers_with) else { continue };
+            if !list.models.contains_key(model) {
+                let message = format!(
+                    "the gate looks at the cost of arm `{}`, and this run does not measure it: no prices for {model}",
+                    gate.arm
+                );
+                let help = "give `prices: { date: …, models: { MODEL: { input: …, output: … } } }`, or drop the gate";
+                self.add(&["gates", &index.to_string(), "metric"], message, help);
+            }
+        }
     }
 
     /// People's grades, each of an arm, set and sample that exist and on the judge's scale.
@@ -384,6 +486,9 @@ impl Reader<'_> {
 
     /// A corpus of several files or of other formats.
     fn corpus(&mut self, path: &[&str], names: &[String], set: &str) -> Option<Vec<Document>> {
+        if names.iter().any(|name| name.contains("${")) {
+            return None;
+        }
         let rooted = |name: &String| {
             // What stands before the first wildcard is there or not.
             let fixed = name.split(['*', '?', '[']).next().unwrap_or_default();
@@ -413,13 +518,19 @@ impl Reader<'_> {
                 Some(corpus.documents)
             }
             Err(problems) => {
-                let more = problems.len().saturating_sub(SHOWN_ROW_ERRORS);
+                let (first, more) = problems.split_at(problems.len().min(SHOWN_ROW_ERRORS));
                 let help = "a corpus is files, folders and patterns like `docs/**/*.md`";
-                for problem in problems.into_iter().take(SHOWN_ROW_ERRORS) {
-                    self.add(path, problem, help);
+                for problem in first {
+                    self.add(path, problem.clone(), help);
                 }
-                if more > 0 {
-                    self.add(path, format!("and {more} more problems of this corpus"), help);
+                if !more.is_empty() {
+                    // The file and line of a problem stand before the colon.
+                    let place = |problem: &String| {
+                        problem.split_once(": ").map_or(problem.clone(), |(place, _)| place.into())
+                    };
+                    let places: Vec<String> = more.iter().take(SHOWN_LINES).map(place).collect();
+                    let (n, places) = (more.len(), places.join("; "));
+                    self.add(path, format!("{n} more problems of this corpus: {places}"), help);
                 }
                 None
             }
@@ -455,7 +566,24 @@ impl Reader<'_> {
             Scorer::JsonSchema { schema } => schema.clone(),
             _ => None,
         });
-        let schema = schema.map(|value| self.text(&at("scorers"), &value));
+        let schema = schema.and_then(|value| self.text(&at("scorers"), &value));
+        for (position, scorer) in set.scorers.iter().enumerate() {
+            let path = ["eval_sets", &i, "scorers", &position.to_string()];
+            let asked = samples.as_deref().unwrap_or_default();
+            let problems = score::unbuildable(scorer, schema.as_deref(), self.folder, asked);
+            let more = problems.len().saturating_sub(SHOWN_ROW_ERRORS);
+            let help = "mend this setting of the scorer; what it may be: `docs/scorers.md`";
+            for problem in problems.into_iter().take(SHOWN_ROW_ERRORS) {
+                self.add(&path, problem, help);
+            }
+            if more > 0 {
+                self.add(
+                    &path,
+                    format!("{}: {more} more problems like these", scorer.name()),
+                    help,
+                );
+            }
+        }
         let samples = samples?;
         if let Some(Some(corpus)) = &corpus {
             self.gold(&at("path"), &set.path, &samples, corpus);
@@ -463,7 +591,8 @@ impl Reader<'_> {
                 self.gold(&at("dev"), name, dev, corpus);
             }
         }
-        for scorer in &set.scorers {
+        let own = |scorer: &&Scorer| !matches!(scorer, Scorer::Regex { .. });
+        for scorer in set.scorers.iter().filter(own) {
             for problem in score::check(scorer, &samples) {
                 let message = format!("{}: {}: {problem}", set.path, scorer.name());
                 self.add(&at("scorers"), message, "mend the samples, or choose another scorer");
@@ -504,7 +633,7 @@ impl Reader<'_> {
             dev: dev.flatten(),
             prompts: BTreeMap::new(),
             training_prompts: BTreeMap::new(),
-            schema: schema.flatten(),
+            schema,
             languages: BTreeMap::new(),
             candidates: BTreeMap::new(),
             train_gold,
@@ -570,13 +699,13 @@ impl Reader<'_> {
                 let arm = experiment.arms.iter().position(|arm| arm.name == plan.name).unwrap_or(0);
                 let users = match plan.prompt.candidates.as_slice() {
                     [] => vec![None],
-                    candidates => candidates.iter().map(Some).collect(),
+                    candidates => candidates.iter().enumerate().map(Some).collect(),
                 };
                 let mut prompts = Vec::new();
                 for user in users {
-                    if let Some(prompt) = self.prompt(arm, plan, &set.spec, user) {
-                        self.renders(arm, plan, set, &prompt);
-                        prompts.push(prompt);
+                    if let Some(words) = self.prompt(arm, plan, &set.spec, user) {
+                        self.renders(plan, set, &words);
+                        prompts.push(words.prompt);
                     }
                 }
                 if plan.features.is_some() {
@@ -694,45 +823,56 @@ impl Reader<'_> {
         arm: usize,
         plan: &ArmPlan,
         set: &EvalSet,
-        own: Option<&String>,
-    ) -> Option<PromptTemplate> {
+        own: Option<(usize, &String)>,
+    ) -> Option<Words> {
         if plan.features.is_some() {
             let user = PromptTemplate::BARE.into();
-            return Some(PromptTemplate { user, ..PromptTemplate::default() });
+            let prompt = PromptTemplate { user, ..PromptTemplate::default() };
+            return Some(Words { prompt, user: Origin::default(), system: Origin::default() });
         }
-        let arm = arm.to_string();
-        let path = ["arms", &arm, "strategy"];
+        let (arm, position) = (arm.to_string(), own.map_or(0, |(at, _)| at).to_string());
+        let at = |strategy, key| vec!["arms", arm.as_str(), "strategy", strategy, key];
         let (rag, tuned) =
             (plan.rag.as_ref(), plan.finetune.as_ref().filter(|_| plan.rag.is_none()));
+        let mut candidate = at("prompt", "candidates");
+        candidate.push(&position);
         let user = [
-            plan.prompt.template.as_ref(),
-            rag.and_then(|rag| rag.template.as_ref()),
-            tuned.and_then(|tuned| tuned.template.as_ref()),
+            (own.map(|(_, text)| text), candidate),
+            (plan.prompt.template.as_ref(), at("prompt", "template")),
+            (rag.and_then(|rag| rag.template.as_ref()), at("rag", "template")),
+            (tuned.and_then(|tuned| tuned.template.as_ref()), at("finetune", "template")),
         ];
         let system = [
-            plan.prompt.system.as_ref(),
-            rag.and_then(|rag| rag.system.as_ref()),
-            tuned.and_then(|tuned| tuned.system.as_ref()),
+            (plan.prompt.system.as_ref(), at("prompt", "system")),
+            (rag.and_then(|rag| rag.system.as_ref()), at("rag", "system")),
+            (tuned.and_then(|tuned| tuned.system.as_ref()), at("finetune", "system")),
         ];
-        let turns = self.turns(&path, own.or_else(|| first(user)), first(system), set)?;
-        let prompt = PromptTemplate { closing: closing(plan), ..turns };
-        self.variables(&path, &prompt, plan)?;
+        let mut words = self.turns(
+            ["arms", &arm, "strategy"],
+            &format!("arm `{}`", plan.name),
+            &user,
+            &system,
+            set,
+        )?;
+        words.prompt.closing = closing(plan);
+        self.variables(&words)?;
         if let Some(pattern) = &plan.prompt.final_answer
             && let Err(error) = regex::Regex::new(pattern)
         {
             let message = format!("`final_answer` of arm `{}`: {error}", plan.name);
-            self.add(&path, message, "for example 'Answer: (.+)'");
+            self.add(&at("prompt", "final_answer"), message, "for example 'Answer: (.+)'");
         }
+        let prompt = &words.prompt;
         if plan.rag.is_some() && !prompt.mentions("context") && !prompt.mentions("passages") {
             let message =
                 format!("arm `{}` retrieves, but its template shows no passage", plan.name);
-            self.add(&path, message, "put `{{ context }}` into the template");
+            self.add(&words.user.path(), message, "put `{{ context }}` into the template");
         }
         if !prompt.mentions("input") {
-            let message = format!("the template of arm `{}` does not ask the question", plan.name);
-            self.add(&path, message, "put `{{ input }}` into the template");
+            let message = format!("{} does not ask the question", words.user.named());
+            self.add(&words.user.path(), message, "put `{{ input }}` into the template");
         }
-        Some(prompt)
+        Some(words)
     }
 
     /// The turns of every reward model: its own, or its set's.
@@ -741,12 +881,15 @@ impl Reader<'_> {
         for (name, reward) in &experiment.rewards {
             let set = experiment.eval_sets.iter().find(|set| set.name == reward.set);
             let own = &reward.finetune;
-            let path = ["rewards", name.as_str(), "finetune"];
+            let place = ["rewards", name.as_str(), "finetune"];
+            let at = |key| vec!["rewards", name.as_str(), "finetune", key];
+            let user = [(own.template.as_ref(), at("template"))];
+            let system = [(own.system.as_ref(), at("system"))];
+            let owner = format!("reward model `{name}`");
             if let Some(set) = set
-                && let Some(prompt) =
-                    self.turns(&path, own.template.as_ref(), own.system.as_ref(), set)
+                && let Some(words) = self.turns(place, &owner, &user, &system, set)
             {
-                prompts.insert(name.clone(), prompt);
+                prompts.insert(name.clone(), words.prompt);
             }
         }
         prompts
@@ -762,70 +905,115 @@ impl Reader<'_> {
     ) -> Option<PromptTemplate> {
         let tuned = plan.finetune.as_ref()?;
         let arm = arm.to_string();
-        let path = ["arms", &arm, "strategy"];
+        let at = |strategy, key| vec!["arms", arm.as_str(), "strategy", strategy, key];
         let rag = plan.rag.as_ref();
         let user = [
-            tuned.template.as_ref(),
-            plan.prompt.template.as_ref(),
-            rag.and_then(|rag| rag.template.as_ref()),
+            (tuned.template.as_ref(), at("finetune", "template")),
+            (plan.prompt.template.as_ref(), at("prompt", "template")),
+            (rag.and_then(|rag| rag.template.as_ref()), at("rag", "template")),
         ];
         let system = [
-            tuned.system.as_ref(),
-            plan.prompt.system.as_ref(),
-            rag.and_then(|rag| rag.system.as_ref()),
+            (tuned.system.as_ref(), at("finetune", "system")),
+            (plan.prompt.system.as_ref(), at("prompt", "system")),
+            (rag.and_then(|rag| rag.system.as_ref()), at("rag", "system")),
         ];
-        let prompt = self.turns(&path, first(user), first(system), set)?;
+        let words = self.turns(
+            ["arms", &arm, "strategy"],
+            &format!("arm `{}`", plan.name),
+            &user,
+            &system,
+            set,
+        )?;
         if tuned.template.is_some() {
-            self.variables(&path, &prompt, plan)?;
-            if !prompt.mentions("input") {
+            self.variables(&words)?;
+            if !words.prompt.mentions("input") {
                 let message =
                     format!("the training template of arm `{}` shows no question", plan.name);
-                self.add(&path, message, "put `{{ input }}` into the template");
+                self.add(&words.user.path(), message, "put `{{ input }}` into the template");
             }
-            return Some(prompt);
+            return Some(words.prompt);
         }
-        Some(PromptTemplate { closing: closing(plan), ..prompt })
+        Some(PromptTemplate { closing: closing(plan), ..words.prompt })
     }
 
     fn turns(
         &mut self,
-        path: &[&str],
-        user: Option<&String>,
-        system: Option<&String>,
+        place: [&str; 3],
+        owner: &str,
+        user: &[Setting<'_>],
+        system: &[Setting<'_>],
         set: &EvalSet,
-    ) -> Option<PromptTemplate> {
-        let user = user.or(set.template.as_ref());
-        let user = user.map_or(PromptTemplate::DEFAULT, String::as_str);
-        let user = self.text(path, user)?;
-        let system = match system.or(set.system.as_ref()) {
-            Some(system) => Some(self.text(path, system)?),
-            None => None,
+    ) -> Option<Words> {
+        let index = self.sets.iter().position(|name| *name == set.name).unwrap_or(0).to_string();
+        let (user, mut user_from) = match given(user) {
+            Some((text, path)) => self.turn(&path, text, &format!("template of {owner}"))?,
+            None => match &set.template {
+                Some(text) => {
+                    let path = ["eval_sets", &index, "template"];
+                    self.turn(&path, text, &format!("template of set `{}`", set.name))?
+                }
+                None => (PromptTemplate::DEFAULT.to_owned(), Origin::default()),
+            },
         };
-        Some(PromptTemplate { system, user, ..PromptTemplate::default() })
+        if user_from.path.is_empty() {
+            user_from.path = place.map(str::to_owned).into();
+            user_from.owner = format!("the template of {owner}");
+        }
+        let system = match given(system) {
+            Some((text, path)) => {
+                Some(self.turn(&path, text, &format!("system turn of {owner}"))?)
+            }
+            None => match &set.system {
+                Some(text) => {
+                    let path = ["eval_sets", &index, "system"];
+                    Some(self.turn(&path, text, &format!("system turn of set `{}`", set.name))?)
+                }
+                None => None,
+            },
+        };
+        let (system, system_from) = system.unzip();
+        let prompt = PromptTemplate { system, user, ..PromptTemplate::default() };
+        Some(Words { prompt, user: user_from, system: system_from.unwrap_or_default() })
     }
 
-    fn variables(&mut self, path: &[&str], prompt: &PromptTemplate, plan: &ArmPlan) -> Option<()> {
-        let known = bench_core::template::VARIABLES.join(", ");
-        match prompt.unknown_variables() {
-            Ok(unknown) => {
-                for name in &unknown {
-                    let message = format!("the template of arm `{}` uses `{name}`", plan.name);
-                    self.add(path, message, &format!("a template knows: {known}"));
+    /// The words of one turn, read from their file where the setting names one.
+    fn turn(&mut self, path: &[&str], setting: &str, of: &str) -> Option<(String, Origin)> {
+        let text = self.text(path, setting)?;
+        let origin = Origin {
+            path: path.iter().map(|&key| key.to_owned()).collect(),
+            file: setting.strip_prefix("file://").map(str::to_owned),
+            owner: format!("the {of}"),
+        };
+        Some((text, origin))
+    }
+
+    fn variables(&mut self, words: &Words) -> Option<()> {
+        let known = template::VARIABLES.join(", ");
+        let mut compiles = true;
+        let system = words.prompt.system.as_ref().map(|source| (source, &words.system));
+        for (source, from) in system.into_iter().chain([(&words.prompt.user, &words.user)]) {
+            match template::unknown_variables(source) {
+                Ok(unknown) => {
+                    for name in &unknown {
+                        let message = format!("{} uses `{name}`", from.named());
+                        self.add(&from.path(), message, &format!("a template knows: {known}"));
+                    }
+                }
+                Err(error) => {
+                    compiles = false;
+                    let why = template::explain(&error, source);
+                    let message = format!("{} is not Jinja: {why}", from.named());
+                    self.add(&from.path(), message, "see the template language of minijinja");
                 }
             }
-            Err(error) => {
-                let message =
-                    format!("the template of arm `{}` is not Jinja: {error:#}", plan.name);
-                self.add(path, message, "see the template language of minijinja");
-                return None;
-            }
         }
-        Some(())
+        compiles.then_some(())
     }
 
     /// A template must fit every sample: a field that one of them lacks shows here, not after an
     /// hour of training.
-    fn renders(&mut self, arm: usize, plan: &ArmPlan, set: &LoadedSet, prompt: &PromptTemplate) {
+    fn renders(&mut self, plan: &ArmPlan, set: &LoadedSet, words: &Words) {
+        let prompt = &words.prompt;
         let example = Example { input: "?".into(), reference: "!".into() };
         let passage = ContextPassage { id: "?".into(), title: "?".into(), text: "?".into() };
         let examples = if plan.prompt.num_fewshot > 0 { vec![example] } else { Vec::new() };
@@ -835,13 +1023,26 @@ impl Reader<'_> {
         });
         let failing: Vec<_> = failing.take(SHOWN_ROW_ERRORS).collect();
         for (sample, error) in failing {
+            // The system turn is laid out first.
+            let alone = prompt
+                .system
+                .as_ref()
+                .map(|system| PromptTemplate { user: system.clone(), ..PromptTemplate::default() });
+            let alone = alone.filter(|turn| turn.messages(sample, &[], &passages).is_err());
+            let (source, from) = match &alone {
+                Some(turn) => (&turn.user, &words.system),
+                None => (&prompt.user, &words.user),
+            };
             let message = format!(
-                "the template of arm `{}` does not fit sample `{}` of set `{}`: {error:#}",
-                plan.name, sample.id, set.spec.name
+                "{} does not fit sample `{}` of set `{}`: {}",
+                from.named(),
+                sample.id,
+                set.spec.name,
+                template::explain(&error, source)
             );
             let help =
                 "give every sample the field, or guard it with `{% if meta.field is defined %}`";
-            self.add(&["arms", &arm.to_string(), "strategy"], message, help);
+            self.add(&from.path(), message, help);
         }
         let unshown = set.samples.iter().any(|sample| !sample.choices.is_empty())
             && !prompt.mentions("choices");
@@ -854,13 +1055,40 @@ impl Reader<'_> {
     }
 }
 
+/// The text of a file, lines that are not UTF-8 left empty, and the numbers of these.
+fn lines(bytes: Vec<u8>) -> (String, Vec<usize>) {
+    let bytes = match String::from_utf8(bytes) {
+        Ok(text) => return (text, Vec::new()),
+        Err(error) => error.into_bytes(),
+    };
+    let (mut text, mut broken) = (String::with_capacity(bytes.len()), Vec::new());
+    for (index, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
+        match std::str::from_utf8(line) {
+            Ok(line) => text.push_str(line),
+            Err(_) => broken.push(index + 1),
+        }
+        text.push('\n');
+    }
+    (text, broken)
+}
+
+/// Numbers of lines, the first of many.
+fn numbers(lines: &[usize]) -> String {
+    let mut shown: Vec<String> = lines.iter().take(SHOWN_LINES).map(usize::to_string).collect();
+    if lines.len() > SHOWN_LINES {
+        shown.push("…".into());
+    }
+    shown.join(", ")
+}
+
 /// True for the name of one JSON Lines file, whose bad lines are reported like those of other rows.
 fn rows_alone(name: &str) -> bool {
     !name.contains(['*', '?', '[']) && Path::new(name).extension().is_some_and(|it| it == "jsonl")
 }
 
-fn first<const N: usize>(settings: [Option<&String>; N]) -> Option<&String> {
-    settings.into_iter().flatten().next()
+/// The first setting that is given, with its place.
+fn given<'a>(settings: &[Setting<'a>]) -> Option<(&'a String, Vec<&'a str>)> {
+    settings.iter().find_map(|(text, path)| text.map(|text| (text, path.clone())))
 }
 
 /// What an arm's settings ask for, at the end of the question's turn.
@@ -966,6 +1194,65 @@ compare: { baseline: a }
         folder.check("`e.jsonl` is not UTF-8 (line 2)");
         fs_err::remove_file(folder.0.path().join("e.jsonl")).unwrap();
         folder.check("there is no file `e.jsonl`");
+    }
+
+    #[test]
+    fn a_broken_byte_hides_no_other_bad_line_and_all_are_numbered() {
+        let folder = Folder::new();
+        let mut bytes = b"{}\n\xff\n".to_vec();
+        bytes.extend("{}\n".repeat(7).bytes());
+        fs_err::write(folder.0.path().join("e.jsonl"), bytes).unwrap();
+        folder.check("`e.jsonl` is not UTF-8 (line 2)");
+        folder.check("e.jsonl, line 3: missing field `id`");
+        folder.check("e.jsonl: 3 more bad lines: 7, 8, 9");
+    }
+
+    #[test]
+    fn files_are_looked_at_when_the_experiment_makes_no_sense() {
+        let folder = Folder::new();
+        folder.write("x.yaml", &EXPERIMENT.replace("baseline: a", "baseline: zz"));
+        folder.write("c.jsonl", "{\"id\":\"d\"}\n");
+        folder.check("there is no arm `zz`");
+        folder.check("c.jsonl, line 1: missing field `text`");
+    }
+
+    #[test]
+    fn a_scorer_is_opened_before_anything_is_spent() {
+        let folder = Folder::new();
+        for (scorer, expect) in [
+            ("regex: { pattern: '(' }", "regex: `(`: regex parse error"),
+            ("json_schema: { schema: '{\"type\": 5}' }", "the schema does not compile"),
+            ("sql_execution: { database: no.sqlite }", "database `no.sqlite`: no such file"),
+            ("numeric: { tolerance: -1 }", "tolerance -1 is no distance"),
+        ] {
+            folder.write("x.yaml", &EXPERIMENT.replace("[exact_match]", &format!("[{scorer}]")));
+            folder.check(expect);
+        }
+    }
+
+    #[test]
+    fn a_gate_on_a_cost_needs_prices() {
+        let folder = Folder::new();
+        let gate = "gates: [{ arm: a, metric: cost_per_1000_usd, ci_upper: '<= 1' }]\n";
+        folder.write("x.yaml", &format!("{EXPERIMENT}{gate}"));
+        folder.check("no prices for m");
+        let prices = "prices: { date: 2026-01-01, models: { m: { input: 1, output: 1 } } }\n";
+        folder.write("x.yaml", &format!("{EXPERIMENT}{gate}{prices}"));
+        assert!(folder.load().is_ok());
+    }
+
+    #[test]
+    fn a_template_is_blamed_where_it_stands() {
+        let folder = Folder::new();
+        folder.write("t.j2", "{{ input }}\n{{ meta.unit }}\n");
+        let yaml = EXPERIMENT.replace("path: e.jsonl", "path: e.jsonl, template: file://t.j2");
+        folder.write("x.yaml", &yaml.replace("strategy: rag", "strategy: prompt"));
+        let LoadError::Wrong(error) = folder.load().unwrap_err() else { panic!("another error") };
+        let [problem] = error.problems() else { panic!("{:#?}", error.problems()) };
+        let message = &problem.message;
+        assert!(message.starts_with("the template of set `s` (`t.j2`) does not fit"), "{message}");
+        assert!(message.contains("line 2: `") && !message.contains('\n'), "{message}");
+        assert_eq!(yaml[..problem.span.offset()].matches('\n').count(), 2);
     }
 
     #[test]

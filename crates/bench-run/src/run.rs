@@ -86,6 +86,8 @@ pub struct Finished {
     pub records: Vec<Record>,
     /// Trials without an outcome, because the run was asked to stop.
     pub missing: usize,
+    /// Judgements that are missing for the same reason.
+    pub unjudged: usize,
     /// Trials that failed.
     pub failed: usize,
     /// Answers that were made now rather than found.
@@ -180,6 +182,8 @@ struct Asked<'a> {
     /// Trials that were to be asked and are not laid out or not answered, because the run was asked
     /// to end.
     missing: usize,
+    /// Judgements that were to be made, likewise.
+    unjudged: usize,
     stopped: Vec<StopEntry>,
 }
 
@@ -212,8 +216,8 @@ impl<'a> Runner<'a> {
     /// Answers and judges everything.
     fn all(&mut self) -> Result<Asked<'a>, RunError> {
         let (trials, missing, answered_now) = self.trials(&|_, _| true)?;
-        self.judge(&trials)?;
-        Ok(Asked { trials, answered_now, missing, stopped: Vec::new() })
+        let unjudged = self.judge(&trials)?;
+        Ok(Asked { trials, answered_now, missing, unjudged, stopped: Vec::new() })
     }
 
     /// Answers every trial on the samples that are due (by position of their set) and that has no
@@ -383,7 +387,25 @@ impl<'a> Runner<'a> {
         manifest.warnings.extend(warnings);
         manifest.warnings.extend(self.unused_labels(labelled));
         let (missing, answered_now) = (missing + asked.missing, asked.answered_now);
-        Ok(Finished { manifest, records, missing, failed, answered_now })
+        let unjudged = asked.unjudged;
+        manifest.warnings.extend(self.loaded.sets.iter().filter_map(limited));
+        if missing > 0 {
+            let (answered, all) = (records.len(), records.len() + missing);
+            let why = if self.options.score_only {
+                "only what was answered before was scored"
+            } else {
+                "the run was interrupted"
+            };
+            manifest.warnings.push(format!(
+                "this report is partial: {why}, with {answered} of {all} trials answered; `bench run` goes on with the others"
+            ));
+        }
+        if unjudged > 0 {
+            manifest.warnings.push(format!(
+                "{unjudged} judgements are missing, because the run was interrupted; `bench run` goes on with them"
+            ));
+        }
+        Ok(Finished { manifest, records, missing, unjudged, failed, answered_now })
     }
 
     /// The records of all trials that have an outcome.
@@ -511,6 +533,7 @@ impl<'a> Runner<'a> {
                     entry.set, entry.outcome.rows_too_long, entry.rows
                 ));
             }
+            warnings.extend(entry.undone());
         }
         let parity = self
             .prepared
@@ -552,6 +575,18 @@ impl<'a> Runner<'a> {
             tuning: self.prepared.tuning.clone(),
         }
     }
+}
+
+/// That a set was asked on fewer samples than the experiment declares.
+fn limited(set: &LoadedSet) -> Option<String> {
+    let declared = set.spec.limit.map_or(usize::MAX, |limit| limit as usize).min(set.ids.len());
+    let asked = set.samples.len();
+    (asked < declared).then(|| {
+        format!(
+            "this report is partial: set `{}` was limited to {asked} of {declared} samples (`--limit`)",
+            set.spec.name
+        )
+    })
 }
 
 /// The records of some trials.

@@ -3,7 +3,7 @@
 //! A scorer knows a sample and an answer; arms, runs and models' names it does not know.
 //! Definitions, ranges and sources: `docs/scorers.md`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -178,6 +178,29 @@ pub fn check(spec: &Spec, samples: &[Sample]) -> Vec<String> {
         .filter_map(|sample| Some((sample, problem(sample)?)))
         .map(|(sample, problem)| format!("sample `{}`: {problem}", sample.id))
         .collect()
+}
+
+/// What keeps a scorer from being built, whatever is answered: found before anything is spent.
+pub(crate) fn unbuildable(
+    spec: &Spec,
+    schema: Option<&str>,
+    folder: &Path,
+    samples: &[Sample],
+) -> Vec<String> {
+    // These two stand on models, which are not loaded yet.
+    if matches!(spec, Spec::EmbeddingSimilarity {} | Spec::Judge {}) {
+        return Vec::new();
+    }
+    let context = ScorerContext {
+        schema_text: schema.map(str::to_owned),
+        folder: folder.to_owned(),
+        ..ScorerContext::default()
+    };
+    match (build(spec, &context), spec) {
+        (Err(problem), _) => vec![problem],
+        (Ok(_), Spec::SqlExecution { database }) => sql::unreadable(database, folder, samples),
+        (Ok(_), _) => Vec::new(),
+    }
 }
 
 /// Why a text is no JSON Schema, if it is none.

@@ -135,8 +135,11 @@ impl Store {
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".part");
-    fs_err::write(&temporary, bytes)?;
-    fs_err::rename(&temporary, path)
+    let written = fs_err::write(&temporary, bytes).and_then(|()| fs_err::rename(&temporary, path));
+    if written.is_err() {
+        fs_err::remove_file(&temporary).ok();
+    }
+    written
 }
 
 fn read_state(path: &Path) -> State {

@@ -3,7 +3,8 @@
 //! An arm wins only if, after Holm's correction, it is better than every other arm within the
 //! constraints, or equivalent to it within the margin and cheaper. Otherwise there is no winner but
 //! the number of samples that would make one. The probability of being best is told beside the
-//! decision and never makes one: the best of six equal arms has it, too.
+//! decision and never makes one: the best of six equal arms has it, too. From fewer than
+//! [`FEWEST_UNITS`] samples neither that probability nor a number of further samples is told.
 
 use std::collections::BTreeMap;
 
@@ -11,11 +12,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     bootstrap::Units,
-    family::{ArmScores, Family, FamilyError, check},
+    family::{ArmScores, Family, FamilyError, PairResult, check},
     interval::{Clusters, Options},
     paired::{Comparison, Verdict, holm},
     power::samples_for_difference,
 };
+
+/// Independent samples (clusters, where samples share one) from which on a probability of being best
+/// and a number of further samples are told. `n` units have `C(2n - 1, n)` different resamples (Hall
+/// 1992, The Bootstrap and Edgeworth Expansion, appendix I): 3 for two, 126 for five, 92,378 for ten.
+/// With fewer than ten, 10,000 draws repeat few patterns, and shares of them are no probabilities.
+pub const FEWEST_UNITS: usize = 10;
 
 /// What an arm costs, as measured. Exact figures: their own uncertainty is not in the decision.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -124,10 +131,11 @@ pub struct Decision {
     pub winner: Option<String>,
     /// The decision in one sentence.
     pub reason: String,
-    /// Further samples after which an undecided run is likely decided; `None` when it is decided or
-    /// when more samples would not decide it.
+    /// Further samples after which an undecided run is likely decided; `None` when it is decided,
+    /// when more samples would not decide it, or with fewer than [`FEWEST_UNITS`] samples.
     pub more_samples: Option<usize>,
-    /// P(the arm is best) among the eligible arms, by joint paired bootstrap; ties are shared.
+    /// P(the arm is best) among the eligible arms, by joint paired bootstrap; ties are shared. Empty
+    /// with fewer than [`FEWEST_UNITS`] joint samples.
     pub probability_best: BTreeMap<String, f64>,
     /// Samples behind `probability_best`: those scored in every eligible arm.
     pub joint_samples: usize,
@@ -165,10 +173,8 @@ pub enum DecisionError {
         "quality has a weight of its own: it always weighs 1, weigh the other figures against it"
     )]
     QualityWeighed,
-    /// The family was not of all pairs of these arms, or two arms share fewer than two scored samples.
-    #[error(
-        "arms `{a}` and `{b}` have no comparison: analyse all pairs, of arms that share two scored samples"
-    )]
+    /// The family was not of all pairs of these arms.
+    #[error("arms `{a}` and `{b}` are not in the family: analyse all pairs")]
     NotCompared {
         /// One arm.
         a: String,
@@ -198,16 +204,26 @@ pub fn decide(
     let eligible: Vec<usize> = (0..arms.len()).filter(|&arm| sentences[arm].is_none()).collect();
     let offsets: Vec<f64> =
         (0..arms.len()).map(|arm| contest.offset(arm)).collect::<Result<_, _>>()?;
+    if let Some((n, why)) = contest.too_few(&eligible, clusters) {
+        let why = barred.map_or(why, str::to_owned);
+        return Ok(contest.not_compared(&sentences, n, &why));
+    }
     let duels = contest.duels(&eligible, &offsets)?;
     let (probability_best, joint_samples) = contest.probability_best(&eligible, &offsets, clusters);
 
     let carried = winner(&eligible, &duels);
-    let winner = carried.filter(|_| barred.is_none() && arms.len() > 1);
+    // An arm does not win because the others have no scores.
+    let is_contested = arms.len() > 1
+        && (eligible.len() > 1 || (0..arms.len()).all(|arm| contest.has_scores(arm)));
+    let winner = carried.filter(|_| barred.is_none() && is_contested);
     let favourite = carried.or_else(|| favourite(&eligible, &duels));
     for &arm in &eligible {
         sentences[arm] = Some(match favourite {
             Some(best) if best != arm => contest.against(&duels[&(best, arm)], winner.is_some()),
             Some(_) if winner.is_some() => format!("{} wins", arms[arm].arm),
+            Some(best) if eligible.iter().any(|&o| o != best && duels[&(best, o)].is_level()) => {
+                format!("{} is among the best, but has not won", arms[arm].arm)
+            }
             Some(_) if eligible.len() > 1 => format!("{} leads, but has not won", arms[arm].arm),
             _ => format!("{} has no other arm to be compared with", arms[arm].arm),
         });
@@ -276,6 +292,21 @@ struct Duel {
 }
 
 impl Duel {
+    /// Whether the two differ by nothing at all, costs included.
+    fn is_level(&self) -> bool {
+        (self.comparison.difference - self.handicap).abs() < 1e-12
+    }
+
+    /// Independent samples behind the comparison.
+    fn units(&self) -> usize {
+        self.comparison.clusters.unwrap_or(self.comparison.n)
+    }
+
+    /// Further samples that would settle it, where there are enough to say so.
+    fn advice(&self) -> Option<usize> {
+        self.more_needed.filter(|_| self.units() >= FEWEST_UNITS)
+    }
+
     fn is_won(&self) -> bool {
         match self.verdict {
             Verdict::Better => true,
@@ -309,10 +340,14 @@ impl Contest<'_> {
             .ok_or_else(|| DecisionError::MissingFigure { arm: self.arms[arm].arm.clone(), figure })
     }
 
+    fn has_scores(&self, arm: usize) -> bool {
+        self.arms[arm].scores.iter().flatten().count() > 1
+    }
+
     /// Why the arm cannot win at all.
     fn excluded(&self, arm: usize) -> Result<Option<String>, DecisionError> {
-        let ArmScores { arm: name, scores } = &self.arms[arm];
-        if scores.iter().flatten().count() < 2 {
+        let name = &self.arms[arm].arm;
+        if !self.has_scores(arm) {
             return Ok(Some(format!("{name} is out: it has fewer than two scored samples")));
         }
         for Constraint { figure, limit } in &self.utility.constraints {
@@ -340,6 +375,78 @@ impl Contest<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// Where two eligible arms share too few scored samples to be compared: how many the fewest
+    /// share, and that in words.
+    fn too_few(&self, eligible: &[usize], clusters: &Clusters) -> Option<(usize, String)> {
+        let pairs = eligible
+            .iter()
+            .enumerate()
+            .flat_map(move |(at, &i)| eligible[at + 1..].iter().map(move |&j| (i, j)));
+        let shared = |(i, j): (usize, usize)| {
+            let [a, b] = [i, j].map(|arm| &self.arms[arm]);
+            let names = [&a.arm, &b.arm];
+            let is_bare = |pair: &PairResult| {
+                (names == [&pair.a, &pair.b] || names == [&pair.b, &pair.a])
+                    && pair.comparison.is_none()
+            };
+            // A pair that is not in the family at all is the caller's mistake, told elsewhere.
+            if !self.family.pairs.iter().any(is_bare) {
+                return None;
+            }
+            let both = a.scores.iter().zip(&b.scores).enumerate();
+            let kept: Vec<usize> = both
+                .filter(|(_, (a, b))| a.is_some() && b.is_some())
+                .map(|(sample, _)| sample)
+                .collect();
+            let units = clusters.select(&kept).sum_rows(vec![vec![1.0]; kept.len()]).len();
+            Some((i, j, kept.len(), units))
+        };
+        let (i, j, count, units) =
+            pairs.filter_map(shared).min_by_key(|&(_, _, count, units)| (units, count))?;
+        let (samples, wanted) = match (count, units) {
+            (0, _) => ("no scored sample".to_owned(), "two samples"),
+            (1, _) => ("one scored sample".to_owned(), "two samples"),
+            (_, 1) => (format!("{count} scored samples, all of one cluster"), "two clusters"),
+            _ => (format!("{count} scored samples"), "two that differ"),
+        };
+        let [a, b] = [i, j].map(|arm| &self.arms[arm].arm);
+        Some((
+            count,
+            format!(
+                "{a} and {b} share {samples}, and a comparison takes at least {wanted}; more samples are needed"
+            ),
+        ))
+    }
+
+    /// The decision where arms cannot be compared. `sentences` are those of the arms that are out.
+    fn not_compared(&self, sentences: &[Option<String>], n: usize, why: &str) -> Decision {
+        let verdicts = self.arms.iter().zip(sentences).map(|(arm, out)| ArmDecision {
+            arm: arm.arm.clone(),
+            eligible: out.is_none(),
+            sentence: out
+                .clone()
+                .unwrap_or_else(|| format!("{} has too few samples to be compared on", arm.arm)),
+        });
+        Decision {
+            winner: None,
+            reason: format!("undecided: {why}"),
+            more_samples: None,
+            probability_best: BTreeMap::new(),
+            joint_samples: n,
+            arms: verdicts.collect(),
+        }
+    }
+
+    /// Why there is no arm to choose among.
+    fn nobody(&self) -> String {
+        let most = self.arms.iter().map(|arm| arm.scores.iter().flatten().count()).max();
+        match most.unwrap_or(0) {
+            0 => "no answer has a score".to_owned(),
+            1 => "no arm has more than one scored sample, and a comparison takes at least two; more samples are needed".to_owned(),
+            _ => "no arm keeps the constraints".to_owned(),
+        }
     }
 
     /// What the arm's costs take off its score.
@@ -451,7 +558,11 @@ impl Contest<'_> {
         if n == 0 || order.is_empty() {
             return (BTreeMap::new(), 0);
         }
-        let units = Units::new(clusters.select(&kept).sum_rows(rows));
+        let rows = clusters.select(&kept).sum_rows(rows);
+        if rows.len() < FEWEST_UNITS {
+            return (BTreeMap::new(), n);
+        }
+        let units = Units::new(rows);
         let mut shares = vec![0.0; order.len()];
         for row in units.resample(self.options.draws, self.options.seed).rows() {
             let count = row[order.len()];
@@ -482,7 +593,7 @@ impl Contest<'_> {
         more_samples: Option<usize>,
     ) -> String {
         let Some(best) = favourite else {
-            return "undecided: no arm keeps the constraints and has scores".to_owned();
+            return format!("undecided: {}", barred.map_or_else(|| self.nobody(), str::to_owned));
         };
         let name = &self.arms[best].arm;
         if let Some(why) = barred {
@@ -495,21 +606,60 @@ impl Contest<'_> {
             eligible.iter().filter(|&&arm| arm != best).map(|&arm| &duels[&(best, arm)]).collect();
         rivals.sort_by(|x, y| x.comparison.difference.total_cmp(&y.comparison.difference));
         let Some(closest) = rivals.first() else {
-            return format!("use {name}: it is the only arm that keeps the constraints");
+            return if winner.is_some() {
+                format!("use {name}: it is the only arm that keeps the constraints")
+            } else {
+                format!(
+                    "undecided: {name} is the only arm in the running that has more than one scored sample, so there is nothing to compare"
+                )
+            };
         };
         if winner.is_some() {
             return format!("use {name}: {}", self.against(closest, true));
         }
-        let open: Vec<&str> = rivals
-            .iter()
-            .filter(|duel| !duel.is_won())
-            .map(|duel| self.arms[duel.other].arm.as_str())
-            .collect();
-        let advice = more_samples.map_or_else(
-            || "more samples alone are not likely to tell".to_owned(),
-            |n| format!("about {} more samples would tell", grouped(n)),
-        );
-        format!("undecided: {name} leads, but not surely over {}; {advice}", open.join(", "))
+        let open = || rivals.iter().filter(|duel| !duel.is_won());
+        let names = |duels: &[&&Duel]| -> String {
+            let names: Vec<&str> =
+                duels.iter().map(|duel| self.arms[duel.other].arm.as_str()).collect();
+            names.join(", ")
+        };
+        let (level, behind): (Vec<&&Duel>, Vec<&&Duel>) = open().partition(|duel| duel.is_level());
+        let units = open().map(|duel| duel.units()).min().unwrap_or_default();
+        let advice = match more_samples {
+            Some(n) if behind.is_empty() => {
+                format!("about {} more samples would show whether they are equivalent", grouped(n))
+            }
+            Some(n) => format!("about {} more samples would tell", grouped(n)),
+            None if open().all(|duel| duel.verdict == Verdict::Equivalent) => {
+                let margin = self.unit.amount(self.options.margin.unwrap_or_default());
+                format!(
+                    "they are equivalent within {margin}, and no cost or latency tells them apart"
+                )
+            }
+            None if units < FEWEST_UNITS => {
+                let what =
+                    if closest.comparison.clusters.is_some() { "clusters" } else { "samples" };
+                format!("{units} {what} are too few to say how many more would tell")
+            }
+            None => "more samples alone are not likely to tell".to_owned(),
+        };
+        if level.is_empty() {
+            return format!(
+                "undecided: {name} leads, but not surely over {}; {advice}",
+                names(&behind)
+            );
+        }
+        let what = if self.utility.weights.is_empty() {
+            format!("the same score, {}", self.unit.amount(level[0].comparison.mean_a))
+        } else {
+            "the same score after costs".to_owned()
+        };
+        let lead = if behind.is_empty() {
+            String::new()
+        } else {
+            format!("; they lead, but not surely over {}", names(&behind))
+        };
+        format!("undecided: {name} and {} are tied with {what}{lead}; {advice}", names(&level))
     }
 
     /// One duel in words, said of the arm that is ahead.
@@ -554,7 +704,7 @@ impl Contest<'_> {
                 )
             }
             (Verdict::Undecided, _) => {
-                let more = duel.more_needed.filter(|_| !decided).map_or_else(String::new, |n| {
+                let more = duel.advice().filter(|_| !decided).map_or_else(String::new, |n| {
                     format!("; about {} more samples would tell", grouped(n))
                 });
                 let p = if duel.p < 0.001 {
@@ -562,6 +712,19 @@ impl Contest<'_> {
                 } else {
                     format!("p = {:.3}", duel.p)
                 };
+                if duel.is_level() {
+                    let more = duel.advice().filter(|_| !decided).map_or_else(String::new, |n| {
+                        format!(
+                            "; about {} more samples would show whether they are equivalent",
+                            grouped(n)
+                        )
+                    });
+                    return format!(
+                        "{arm} and {other} are tied{costs}: a difference of {} {}{more}",
+                        self.unit.amount(0.0),
+                        interval(low, high)
+                    );
+                }
                 format!(
                     "{arm} against {other} is undecided{costs}: {} {}, {p} after Holm{more}",
                     self.unit.amount(net),
@@ -599,7 +762,7 @@ fn favourite(eligible: &[usize], duels: &Duels) -> Option<usize> {
 fn more_samples(best: usize, eligible: &[usize], duels: &Duels) -> Option<usize> {
     let open = eligible.iter().filter(|&&arm| arm != best).map(|&arm| &duels[&(best, arm)]);
     open.filter(|duel| !duel.is_won())
-        .map(|duel| duel.more_needed)
+        .map(Duel::advice)
         .collect::<Option<Vec<_>>>()?
         .into_iter()
         .max()
@@ -791,7 +954,91 @@ mod tests {
         let decision = decided(&unscored, &[], &Utility::default(), None);
         assert_eq!(
             (decision.winner, decision.reason.as_str()),
-            (None, "undecided: no arm keeps the constraints and has scores")
+            (None, "undecided: no answer has a score")
+        );
+    }
+
+    fn scored(arm: &str, scores: &[f64]) -> ArmScores {
+        ArmScores { arm: arm.to_owned(), scores: scores.iter().copied().map(Some).collect() }
+    }
+
+    #[test]
+    fn too_few_samples_are_said_to_be_too_few() {
+        let one = decided(&[scored("base", &[1.0])], &[], &Utility::default(), None);
+        assert_eq!(
+            one.reason,
+            "undecided: no arm has more than one scored sample, and a comparison takes at least two; more samples are needed"
+        );
+        // Two samples of one document.
+        let arms = [scored("base", &[1.0, 0.0]), scored("rag", &[1.0, 1.0])];
+        let clusters = Clusters::from_labels([7, 7]);
+        let options = Options { draws: 200, ..Options::default() };
+        let family = analyse(&arms, &clusters, &Pairs::All, &options).unwrap();
+        let decision =
+            decide(&arms, &clusters, &family, &[], &Utility::default(), None, &options).unwrap();
+        assert_eq!(
+            decision.reason,
+            "undecided: base and rag share 2 scored samples, all of one cluster, and a comparison takes at least two clusters; more samples are needed"
+        );
+        assert_eq!((decision.winner, decision.joint_samples, decision.arms.len()), (None, 2, 2));
+    }
+
+    #[test]
+    fn a_handful_of_samples_gives_neither_a_probability_nor_advice() {
+        let arms = [scored("base", &[0.0, 0.0]), scored("rag", &[1.0, 1.0])];
+        let decision = decided(&arms, &[], &Utility::default(), None);
+        assert_eq!(
+            decision.reason,
+            "undecided: rag leads, but not surely over base; 2 samples are too few to say how many more would tell"
+        );
+        assert!(decision.probability_best.is_empty());
+        assert_eq!((decision.more_samples, decision.joint_samples), (None, 2));
+        assert!(!decision.arms.iter().any(|arm| arm.sentence.contains("more samples")));
+    }
+
+    #[test]
+    fn nobody_wins_because_the_others_were_not_scored() {
+        let unscored = ArmScores { arm: "base".to_owned(), scores: vec![None; 20] };
+        let arms = [unscored, scored("rag", &[1.0; 20])];
+        let decision = decided(&arms, &[], &Utility::default(), None);
+        assert_eq!(decision.winner, None);
+        assert!(
+            decision.reason.starts_with("undecided: rag is the only arm"),
+            "{}",
+            decision.reason
+        );
+    }
+
+    #[test]
+    fn equal_scores_are_a_tie() {
+        let arms = [scored("zs", &[1.0; 40]), scored("zt", &[1.0; 40])];
+        let decision = decided(&arms, &[], &Utility::default(), Some(0.02));
+        let more = decision.more_samples.unwrap();
+        assert_eq!(
+            decision.reason,
+            format!(
+                "undecided: zs and zt are tied with the same score, 100.0 points; about {} more samples would show whether they are equivalent",
+                grouped(more)
+            )
+        );
+        assert_eq!(decision.arms[0].sentence, "zs is among the best, but has not won");
+        assert!(
+            decision.arms[1].sentence.starts_with("zs and zt are tied: a difference of 0.0 points"),
+            "{}",
+            decision.arms[1].sentence
+        );
+        let weak = [
+            arms[0].clone(),
+            arms[1].clone(),
+            scored("rag", &[[1.0; 39].as_slice(), &[0.0]].concat()),
+        ];
+        let decision = decided(&weak, &[], &Utility::default(), None);
+        assert!(
+            decision.reason.starts_with(
+                "undecided: zs and zt are tied with the same score, 100.0 points; they lead, but not surely over rag; "
+            ),
+            "{}",
+            decision.reason
         );
     }
 

@@ -49,7 +49,9 @@ pub enum Method {
     Hall,
     /// Student's t on a cluster-robust (CR1) standard error, clusters minus one degrees of freedom.
     ClusterRobust,
-    /// Tango's score interval of a paired difference of proportions (Tango 1998).
+    /// Tango's score interval of a paired difference of proportions (Tango 1998). Where samples share
+    /// clusters and no cluster differs from the others: with each cluster counted once and Student's
+    /// t, the effective sample size of Korn and Graubard (1998) as in `wilson_clustered`.
     Tango,
     /// A confidence sequence: it holds at every look (Waudby-Smith and Ramdas 2023).
     ConfidenceSequence,

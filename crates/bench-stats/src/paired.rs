@@ -261,6 +261,19 @@ pub(crate) fn assess(
     };
     let level = options.level;
     let (low, high, method) = match (&robust, counts) {
+        (Some(robust), Some((b, c))) if standard_error < 1e-12 => {
+            // No cluster differs from the others, which does not make the difference certain: Tango's
+            // interval, in which equal differences count each cluster once, as the interval of a mean
+            // of equal clustered scores does (see `clustered` of intervals).
+            let [b, c, n] = if is_constant(&differences) {
+                [b.min(1), c.min(1), 1].map(|share| share * robust.clusters)
+            } else {
+                [b, c, n]
+            };
+            let (low, high) = tango_interval(b, c, n, t_critical(level, robust.degrees));
+            (low, high, Method::Tango)
+        }
+        (Some(_), None) if is_constant(&differences) => (difference, difference, Method::Constant),
         (Some(robust), _) => {
             let half = t_critical(level, robust.degrees) * standard_error;
             (difference - half, difference + half, Method::ClusterRobust)

@@ -189,6 +189,19 @@ fn arms_that_never_differ_are_equivalent_only_when_enough_samples_say_so() {
 }
 
 #[test]
+fn equal_answers_in_clusters_leave_a_difference_as_open_as_that_many_samples() {
+    let clusters = Clusters::from_labels((0..80).map(|at| at / 2));
+    let same = compare(&[1.0; 80], &[1.0; 80], &clusters, &options()).unwrap();
+    // Tango's end without a discordant sample is z^2 / (n + z^2), here with t of 39 degrees.
+    let squared = 2.022_690_92_f64.powi(2);
+    assert!((same.high - squared / (40.0 + squared)).abs() < 1e-6, "{same:?}");
+    assert!((same.low + same.high).abs() < 1e-9, "{same:?}");
+    assert_eq!((same.clusters, same.method), (Some(40), Method::Tango));
+    let apart = compare(&[1.0; 80], &[0.0; 80], &clusters, &options()).unwrap();
+    assert!(apart.low < 1.0 && apart.low > 0.8 && apart.high > 0.999, "{apart:?}");
+}
+
+#[test]
 fn clusters_widen_the_interval_of_answers_that_go_together() {
     let values: Vec<f64> = (0..120).map(|i| f64::from(u8::from((i / 10) % 3 == 0))).collect();
     let alone = estimate(&values, &Clusters::none(), &options()).unwrap();

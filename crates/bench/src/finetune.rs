@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use bench_candle::{Exported, GgufKind, TrainError, export_gguf, export_peft, merge};
+use bench_core::digest;
 use bench_run::Loaded;
 use clap::ValueEnum;
 use miette::{IntoDiagnostic as _, miette};
@@ -64,6 +65,9 @@ pub(crate) fn train(loaded: &Loaded, arms: &[String]) -> miette::Result<Exit> {
     };
     for entry in &entries {
         let outcome = &entry.outcome;
+        if let Some(undone) = entry.undone() {
+            anstream::eprintln!("warning: {undone}");
+        }
         if let Some(classifier) = &entry.classifier {
             anstream::println!(
                 "{}: {} on {}: {} rows, {} labels, C {}, {:.1} s",
@@ -187,8 +191,30 @@ fn beside(source: &Path, format: Format) -> PathBuf {
     })
 }
 
-/// The base that the caller names, or else the one that the adapter does.
+/// The base that the caller names, or else the one that the adapter does. An adapter that was
+/// trained here remembers the digest of its base, and another one is refused.
 fn base_of(adapter: &Path, base: Option<&Path>) -> miette::Result<PathBuf> {
+    let base = named_base(adapter, base)?;
+    let record = std::fs::read(adapter.join("bench.json")).ok();
+    let record = record.and_then(|text| serde_json::from_slice::<serde_json::Value>(&text).ok());
+    if let Some(expected) = record.as_ref().and_then(|record| record["base"].as_str()) {
+        let found =
+            Cache::open().model_folder(&base).map_err(|error| miette!("{}", error.chain()))?.digest;
+        if found != expected {
+            return Err(miette!(
+                help = "give the folder of the model that it was trained on with --base",
+                "`{}` was trained on a base with digest {}, and `{}` has {}",
+                adapter.display(),
+                digest::short(expected),
+                base.display(),
+                digest::short(&found)
+            ));
+        }
+    }
+    Ok(base)
+}
+
+fn named_base(adapter: &Path, base: Option<&Path>) -> miette::Result<PathBuf> {
     if let Some(base) = base {
         return Ok(base.to_owned());
     }

@@ -13,6 +13,7 @@ mod models;
 mod output;
 mod plan;
 mod progress;
+mod sources;
 mod status;
 mod sweep;
 mod view;
@@ -20,6 +21,7 @@ mod view;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use bench_core::manifest::TrainingEntry;
 use bench_core::spec;
 use bench_core::status::Ended;
 use bench_run::{Loaded, Options, Stop};
@@ -29,6 +31,7 @@ use miette::{Context as _, IntoDiagnostic as _, miette};
 use crate::backends::Real;
 use crate::exit::Exit;
 use crate::models::Cache;
+use crate::sources::Needs;
 
 /// Is a better prompt enough, do we need retrieval, or must we fine-tune? One declared experiment
 /// answers.
@@ -60,7 +63,7 @@ enum Command {
         /// The experiment file.
         experiment: PathBuf,
         /// At most this many samples per eval set.
-        #[arg(long)]
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
         limit: Option<u32>,
     },
     /// Train, index, answer, judge and write the report. Run again to go on where it stopped.
@@ -179,7 +182,7 @@ struct RunArguments {
     #[arg(short = 'j', long)]
     concurrency: Option<u32>,
     /// At most this many samples per eval set.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
     /// Only this arm; may be given several times.
     #[arg(long = "arm")]
@@ -261,12 +264,16 @@ fn execute(command: Command) -> miette::Result<Exit> {
         Command::Init { folder } => init::write(&folder),
         Command::Check { experiment } => check(&experiment),
         Command::Plan { experiment, limit } => {
-            let loaded = load(&experiment, limit)?;
+            let loaded = load(&experiment, limit, Needs::Arms(&[]))?;
             anstream::print!("{}", plan::describe(&loaded, &Real::new(Cache::open())));
             Ok(Exit::Done)
         }
         Command::Run { run, dry_run: true } => {
-            let loaded = load(&run.experiment, run.limit)?;
+            let mut loaded = load(&run.experiment, run.limit, Needs::Arms(&run.arms))?;
+            known_arms(&loaded, &run.arms)?;
+            if !run.arms.is_empty() {
+                loaded.plans.retain(|plan| run.arms.contains(&plan.name));
+            }
             anstream::print!("{}", plan::describe(&loaded, &Real::new(Cache::open())));
             Ok(Exit::Done)
         }
@@ -287,7 +294,9 @@ fn execute(command: Command) -> miette::Result<Exit> {
             judge::label(&report, samples, seed)
         }
         Command::View { reports, runs, listen } => view::serve(&reports, &runs, listen),
-        Command::Train { experiment, arms } => finetune::train(&load(&experiment, None)?, &arms),
+        Command::Train { experiment, arms } => {
+            finetune::train(&load(&experiment, None, Needs::Arms(&arms))?, &arms)
+        }
         Command::Merge { adapter, out, base } => {
             finetune::merge_into(&adapter, base.as_deref(), &out)
         }
@@ -296,7 +305,7 @@ fn execute(command: Command) -> miette::Result<Exit> {
         }
         Command::Models { command } => models(&command),
         Command::Index { command } => {
-            let loaded = load(&command.which().experiment, None)?;
+            let loaded = load(&command.which().experiment, None, Needs::Retrieval)?;
             warn(&loaded);
             let backends = Real::new(Cache::open());
             index::run(&command, &loaded, &backends, progress::terminal().as_ref())
@@ -314,15 +323,26 @@ fn execute(command: Command) -> miette::Result<Exit> {
             Ok(Exit::Done)
         }
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "bench", &mut std::io::stdout());
-            Ok(Exit::Done)
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "bench", &mut script);
+            // A reader that has seen enough (`| head`) closes the pipe.
+            match std::io::Write::write_all(&mut std::io::stdout(), &script) {
+                Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+                    Err(error).into_diagnostic().wrap_err("writing the script")
+                }
+                Ok(()) | Err(_) => Ok(Exit::Done),
+            }
         }
     }
 }
 
-fn load(experiment: &Path, limit: Option<u32>) -> miette::Result<Loaded> {
+fn load(experiment: &Path, limit: Option<u32>, needs: Needs<'_>) -> miette::Result<Loaded> {
     let environment = |name: &str| std::env::var(name).ok();
-    Ok(bench_run::load_with(experiment, &environment, limit, &bench_retrieval::Files)?)
+    let also = |experiment: &spec::Experiment, source: &spec::Source| {
+        sources::problems(experiment, source, needs)
+    };
+    let corpora = &bench_retrieval::Files;
+    Ok(bench_run::load_checked(experiment, &environment, limit, corpora, &also)?)
 }
 
 fn warn(loaded: &Loaded) {
@@ -332,7 +352,7 @@ fn warn(loaded: &Loaded) {
 }
 
 fn retrieve_sweep(experiment: &Path, sets: &[String], limit: Option<u32>) -> miette::Result<Exit> {
-    let loaded = load(experiment, limit)?;
+    let loaded = load(experiment, limit, Needs::Retrieval)?;
     for set in sets {
         if !loaded.sets.iter().any(|known| known.spec.name == *set) {
             return Err(miette!("there is no eval set `{set}`"));
@@ -356,22 +376,52 @@ fn retrieve_sweep(experiment: &Path, sets: &[String], limit: Option<u32>) -> mie
     }
 }
 
+/// `1 arm`, `2 arms`.
+fn counted(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
 fn check(experiment: &Path) -> miette::Result<Exit> {
-    let loaded = load(experiment, None)?;
+    let loaded = load(experiment, None, Needs::Arms(&[]))?;
     warn(&loaded);
     let samples: usize = loaded.sets.iter().map(|set| set.samples.len()).sum();
     anstream::println!(
-        "{}: {} eval sets, {samples} samples, {} arms; nothing is wrong",
+        "{}: {}, {}, {}; nothing is wrong",
         experiment.display(),
-        loaded.sets.len(),
-        loaded.experiment.arms.len()
+        counted(loaded.sets.len(), "eval set"),
+        counted(samples, "sample"),
+        counted(loaded.experiment.arms.len(), "arm"),
     );
     Ok(Exit::Done)
 }
 
-fn run(arguments: &RunArguments, score_only: bool) -> miette::Result<Exit> {
-    let loaded = load(&arguments.experiment, arguments.limit)?;
-    for arm in &arguments.arms {
+/// An error and what caused it, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let cause = error.to_string();
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+        source = error.source();
+    }
+    text
+}
+
+fn remedy(error: &bench_run::RunError) -> &'static str {
+    match error {
+        bench_run::RunError::Store(bench_run::store::StoreError::Io { .. }) => {
+            "make room there, or name another folder with `run: { runs: … }`; what was answered until now is kept"
+        }
+        _ => "what was answered until now is kept; the same command goes on",
+    }
+}
+
+/// That all these arms are declared.
+fn known_arms(loaded: &Loaded, arms: &[String]) -> miette::Result<()> {
+    for arm in arms {
         let declared = &loaded.experiment.arms;
         if !declared.iter().any(|declared| declared.name == *arm) {
             let known: Vec<&str> = declared.iter().map(|arm| arm.name.as_str()).collect();
@@ -381,6 +431,12 @@ fn run(arguments: &RunArguments, score_only: bool) -> miette::Result<Exit> {
             ));
         }
     }
+    Ok(())
+}
+
+fn run(arguments: &RunArguments, score_only: bool) -> miette::Result<Exit> {
+    let loaded = load(&arguments.experiment, arguments.limit, Needs::Arms(&arguments.arms))?;
+    known_arms(&loaded, &arguments.arms)?;
     if arguments.concurrency == Some(0) {
         return Err(miette!("-j 0 would run nothing; give at least 1"));
     }
@@ -409,13 +465,7 @@ fn run(arguments: &RunArguments, score_only: bool) -> miette::Result<Exit> {
         Ok(finished) => finished,
         Err(error) => {
             progress.end(Ended::Failed);
-            anstream::eprintln!(
-                "{:?}",
-                miette!(
-                    help = "what was answered until now is kept; the same command goes on",
-                    "{error}"
-                )
-            );
+            anstream::eprintln!("{:?}", miette!(help = remedy(&error), "{}", chain(&error)));
             return Ok(match error {
                 bench_run::RunError::Scorer { .. } | bench_run::RunError::SelfJudging { .. } => {
                     Exit::Wrong
@@ -427,7 +477,15 @@ fn run(arguments: &RunArguments, score_only: bool) -> miette::Result<Exit> {
             });
         }
     };
-    progress.end(if finished.missing > 0 { Ended::Interrupted } else { Ended::Done });
+    let interrupted = finished.missing + finished.unjudged > 0;
+    progress.end(if interrupted { Ended::Interrupted } else { Ended::Done });
+    if finished.unjudged > 0 {
+        anstream::eprintln!(
+            "{} judgements are missing; go on with: bench run {}",
+            finished.unjudged,
+            arguments.experiment.display()
+        );
+    }
     if finished.missing > 0 {
         anstream::eprintln!(
             "{} of {} trials have no answer yet; go on with: bench run {}",
@@ -437,10 +495,24 @@ fn run(arguments: &RunArguments, score_only: bool) -> miette::Result<Exit> {
         );
     }
     if finished.records.is_empty() {
-        return Ok(if finished.missing > 0 { Exit::Interrupted } else { Exit::Done });
+        if score_only {
+            return Err(miette!(
+                help = format!("bench run {}", arguments.experiment.display()),
+                "nothing has been answered yet, so there is nothing to score"
+            ));
+        }
+        return Ok(if interrupted { Exit::Interrupted } else { Exit::Done });
     }
-    let gates = output::write(&folder, &finished.manifest, &finished.records)
-        .wrap_err_with(|| format!("writing the report into `{}`", folder.display()))?;
+    let gates = match output::write(&folder, &finished.manifest, &finished.records) {
+        Ok(gates) => gates,
+        Err(error) => {
+            let error = error.wrap_err(format!("writing the report into `{}`", folder.display()));
+            anstream::eprintln!(
+                "{error:?}\nthe answers are kept; the same command writes the report"
+            );
+            return Ok(Exit::Backend);
+        }
+    };
     let trials = finished.records.len();
     anstream::println!(
         "{trials} trials ({} answered now), {} failed; report: {}",
@@ -448,7 +520,8 @@ fn run(arguments: &RunArguments, score_only: bool) -> miette::Result<Exit> {
         finished.failed,
         folder.join("report.md").display()
     );
-    Ok(if finished.missing > 0 {
+    tell_troubles(&finished);
+    Ok(if interrupted {
         Exit::Interrupted
     } else if !gates.is_empty() {
         for gate in &gates {
@@ -460,6 +533,16 @@ fn run(arguments: &RunArguments, score_only: bool) -> miette::Result<Exit> {
     } else {
         Exit::Done
     })
+}
+
+/// What failed, with the reasons, and trainings that were not as declared.
+fn tell_troubles(finished: &bench_run::Finished) {
+    for failure in bench_report::failures(&finished.records) {
+        anstream::eprintln!("{failure}");
+    }
+    for undone in finished.manifest.training.iter().filter_map(TrainingEntry::undone) {
+        anstream::eprintln!("warning: {undone}");
+    }
 }
 
 fn models(command: &ModelsCommand) -> miette::Result<Exit> {

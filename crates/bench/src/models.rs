@@ -53,7 +53,7 @@ impl Cache {
     pub(crate) fn has(&self, entry: &Entry) -> bool {
         let folder = self.path(entry);
         match entry.kind {
-            Kind::Model => folder.join("bench.json").exists(),
+            Kind::Model => Imported::open(&folder).is_ok(),
             Kind::Embedder | Kind::Library => entry.files.iter().all(|asset| {
                 fs_err::metadata(folder.join(asset.file))
                     .is_ok_and(|file| file.len() == asset.bytes)
@@ -73,7 +73,10 @@ impl Cache {
         })?;
         let folder = self.path(entry);
         if self.has(entry) {
-            return Ok(folder);
+            match self.damage(entry, &folder)? {
+                None => return Ok(folder),
+                Some(what) => progress.say(&format!("{what}; getting {name} again")),
+            }
         }
         let parent = folder.parent().unwrap_or(&self.folder).to_owned();
         fs_err::create_dir_all(&parent).map_err(fatal)?;
@@ -95,15 +98,53 @@ impl Cache {
         let stem = gguf.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let folder =
             self.folder.join("imported").join(format!("{stem}-{}", digest::short(&sha256)));
-        if !folder.join("bench.json").exists() {
+        let whole = match Imported::open(&folder) {
+            Ok(imported) => self.changed(&folder, &imported)?.is_none(),
+            Err(_) => false,
+        };
+        if !whole {
+            fs_err::remove_dir_all(&folder).ok();
             import(gguf, &folder, &stem, progress)?;
         }
         Ok(folder)
     }
 
+    /// What is wrong with the content of an entry that has all its files.
+    fn damage(&self, entry: &Entry, folder: &Path) -> Result<Option<String>, BackendError> {
+        if entry.kind == Kind::Model {
+            let imported = Imported::open(folder).map_err(fatal)?;
+            return self.changed(folder, &imported);
+        }
+        for asset in entry.files {
+            let path = folder.join(asset.file);
+            if self.file_digest(&path)? != asset.sha256 {
+                return Ok(Some(format!("`{}` is not what was written", path.display())));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The first file of an import that is not what was written.
+    fn changed(&self, folder: &Path, imported: &Imported) -> Result<Option<String>, BackendError> {
+        for (name, file) in &imported.files {
+            let path = folder.join(name);
+            if self.file_digest(&path)? != file.sha256 {
+                return Ok(Some(format!("`{}` is not what was written", path.display())));
+            }
+        }
+        Ok(None)
+    }
+
     /// A local model folder with the digest of what it holds.
     pub(crate) fn model_folder(&self, folder: &Path) -> Result<ModelFolder, BackendError> {
         if let Ok(imported) = Imported::open(folder) {
+            if let Some(what) = self.changed(folder, &imported)? {
+                let message = format!(
+                    "{what}: the model is damaged; remove `{}`, and it is made again",
+                    folder.display()
+                );
+                return Err(fatal(message));
+            }
             return Ok(ModelFolder { path: folder.to_owned(), digest: imported.digest });
         }
         let mut names = Vec::new();
@@ -226,6 +267,10 @@ fn pull_into(
 ) -> Result<(), BackendError> {
     for asset in entry.files {
         fetch(asset, &staging.join(asset.file), staging, entry.name, progress)?;
+    }
+    // What lies there is damaged, or not whole.
+    if folder.exists() {
+        fs_err::remove_dir_all(folder).map_err(fatal)?;
     }
     match entry.kind {
         Kind::Model => {
@@ -392,5 +437,35 @@ fn sha256_of(path: &Path) -> io::Result<String> {
             return Ok(format!("{:x}", hasher.finalize()));
         }
         hasher.update(&buffer[..read]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_import_whose_bytes_changed_is_noticed() {
+        let scratch = tempfile::tempdir().unwrap();
+        let cache = Cache { folder: scratch.path().join("cache") };
+        let folder = scratch.path().join("model");
+        let weights = folder.join("model.safetensors");
+        fs_err::create_dir_all(&folder).unwrap();
+        fs_err::write(&weights, b"right").unwrap();
+        let record = serde_json::json!({
+            "architecture": "llama", "parameters": 1, "tensors": 1, "vocabulary": 1,
+            "context_length": 1, "digest": "d", "source_sha256": "s", "imported_by": "test",
+            "files": {
+                "model.safetensors": { "bytes": 5, "sha256": sha256_of(&weights).unwrap() },
+            },
+        });
+        fs_err::write(folder.join("bench.json"), record.to_string()).unwrap();
+        assert_eq!(cache.model_folder(&folder).unwrap().digest, "d");
+
+        fs_err::write(&weights, b"wrong").unwrap();
+        let later = std::time::SystemTime::now() + Duration::from_secs(5);
+        std::fs::File::options().write(true).open(&weights).unwrap().set_modified(later).unwrap();
+        let error = cache.model_folder(&folder).unwrap_err().chain();
+        assert!(error.contains("model.safetensors") && error.contains("damaged"), "{error}");
     }
 }

@@ -52,7 +52,22 @@ fn put(folder: &Path, report: Report) -> miette::Result<Vec<String>> {
         }
         write_atomically(&path, bytes).into_diagnostic()?;
     }
+    without_stale_charts(folder, &report)?;
     Ok(report.failed_gates)
+}
+
+/// Charts of what the report no longer has (an arm, a price) would mislead whoever finds them.
+fn without_stale_charts(folder: &Path, report: &Report) -> miette::Result<()> {
+    let Ok(entries) = fs_err::read_dir(folder.join("charts")) else { return Ok(()) };
+    for entry in entries {
+        let path = entry.into_diagnostic()?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let is_chart = path.extension().is_some_and(|end| end == "svg" || end == "png");
+        if is_chart && !report.files.iter().any(|(file, _)| *file == format!("charts/{name}")) {
+            fs_err::remove_file(&path).into_diagnostic()?;
+        }
+    }
+    Ok(())
 }
 
 /// `bench report`: the same files from `manifest.json` and `tables/trials.parquet`.

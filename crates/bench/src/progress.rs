@@ -82,10 +82,10 @@ impl Drop for Bar {
         let note = self.shown.prefix();
         let note = if note.is_empty() { String::new() } else { format!(", {note}") };
         let took = self.shown.elapsed().as_secs_f64();
+        // Finishing moves the bar to its end, which an interrupted task has not reached.
+        let done = self.shown.position();
         self.shown.finish_and_clear();
-        self.bars
-            .println(format!("{}: {} in {took:.1} s{note}", self.title, self.shown.position()))
-            .ok();
+        self.bars.println(format!("{}: {done} in {took:.1} s{note}", self.title)).ok();
     }
 }
 

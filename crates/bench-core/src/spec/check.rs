@@ -25,6 +25,23 @@ pub fn parse(
     text: &str,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Result<(Experiment, Source), Box<SpecError>> {
+    match parse_on(name, stem, text, environment)? {
+        (experiment, source, problems) if problems.is_empty() => Ok((experiment, source)),
+        (_, source, problems) => Err(Box::new(source.error(problems))),
+    }
+}
+
+/// As [`parse`], for a caller that goes on looking for problems elsewhere: an experiment that could
+/// be read and makes no sense comes with what is wrong with it. Nothing may be computed from it.
+///
+/// # Errors
+/// Everything that is wrong with a file that cannot be read.
+pub fn parse_on(
+    name: &str,
+    stem: &str,
+    text: &str,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<(Experiment, Source, Vec<Problem>), Box<SpecError>> {
     let problems = RefCell::new(Vec::new());
     let root = expanded(name, text, environment, &problems)?;
     let experiment = shape(&root, &problems);
@@ -33,6 +50,12 @@ pub fn parse(
     if let Some(mut experiment) = experiment {
         if experiment.name.is_empty() {
             stem.clone_into(&mut experiment.name);
+        } else {
+            Sense { experiment: &experiment, source: &source, problems: &mut problems }.name(
+                &["name"],
+                "experiment",
+                &experiment.name,
+            );
         }
         if let (true, Some(first)) =
             (experiment.compare.baseline.is_empty(), experiment.arms.first())
@@ -40,9 +63,7 @@ pub fn parse(
             experiment.compare.baseline.clone_from(&first.name);
         }
         Sense { experiment: &experiment, source: &source, problems: &mut problems }.check();
-        if problems.is_empty() {
-            return Ok((experiment, source));
-        }
+        return Ok((experiment, source, problems));
     }
     Err(Box::new(source.error(problems)))
 }
@@ -86,13 +107,35 @@ pub(super) fn tree(text: &str, help: &str) -> Result<Node, Problem> {
     let options = serde_saphyr::options! { strict_booleans: true };
     match serde_saphyr::from_str_with_options::<Tree>(text, options) {
         Ok(Tree(node)) => Ok(node),
-        Err(error) => Err(Problem {
-            message: error.without_snippet().to_string(),
-            label: "here".into(),
-            help: Some(help.into()),
-            span: error.location().map_or((0, 0).into(), span),
-        }),
+        Err(error) => {
+            let (message, remedy) = in_plain_words(&error.without_snippet().to_string());
+            Err(Problem {
+                message,
+                label: "here".into(),
+                help: Some(remedy.unwrap_or(help).into()),
+                span: error.location().map_or((0, 0).into(), span),
+            })
+        }
     }
+}
+
+/// The YAML library's message for its own users, said to those of the file, and the remedy.
+fn in_plain_words(message: &str) -> (String, Option<&'static str>) {
+    let begun = |words: &str| message.find(words).map(|at| &message[at + words.len()..]);
+    if let Some(rest) = begun("duplicate mapping key") {
+        let key = rest.strip_prefix(": ").and_then(|rest| rest.split(", set Duplicate").next());
+        let key = key.map_or_else(|| "a key".into(), |key| format!("the key `{key}`"));
+        return (format!("{key} stands twice in one map"), Some("keep one of them"));
+    }
+    if begun("budget breached").is_some() {
+        let help = "keep data in files of their own and name them; look for aliases (`*name`) that multiply";
+        return ("the file is too large for an experiment".into(), Some(help));
+    }
+    if begun("recursive references").is_some() {
+        let help = "write out what the alias (`*name`) stands for";
+        return ("an alias refers to what it is part of".into(), Some(help));
+    }
+    (message.into(), None)
 }
 
 /// Replaces `${NAME}` by the environment's value.

@@ -7,8 +7,8 @@ use std::fmt;
 use miette::SourceSpan;
 use serde::de::value::StringDeserializer;
 use serde::de::{
-    Deserialize, DeserializeSeed, Deserializer, EnumAccess, Error as _, MapAccess, SeqAccess,
-    VariantAccess, Visitor,
+    Deserialize, DeserializeSeed, Deserializer, EnumAccess, Error as _, Expected, MapAccess,
+    SeqAccess, Unexpected, VariantAccess, Visitor,
 };
 use serde_saphyr::{Location, Spanned};
 
@@ -199,6 +199,20 @@ impl serde::de::Error for Misfit {
         Self { message: message.to_string(), span: None, help: None }
     }
 
+    fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
+        let expected = expected.to_string();
+        let (what, help) = wanted(&expected);
+        Self {
+            message: format!("expected {what}, found {}", shown(&found)),
+            span: None,
+            help: help.map(str::to_owned),
+        }
+    }
+
+    fn invalid_value(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
+        Self::invalid_type(found, expected)
+    }
+
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
         Self {
             message: format!("`{variant}` is not known here"),
@@ -216,8 +230,60 @@ impl serde::de::Error for Misfit {
     }
 }
 
+/// What serde's name of a type asks for, and how to write it.
+fn wanted(expected: &str) -> (&str, Option<&'static str>) {
+    let whole = Some("give a whole number, for example 3");
+    match expected {
+        "u8" | "u16" | "u32" | "u64" | "usize" => ("a whole number, 0 or more", whole),
+        "a nonzero u32" | "a nonzero u64" => ("a whole number above 0", whole),
+        "i8" | "i16" | "i32" | "i64" => ("a whole number", whole),
+        "f32" | "f64" => ("a number", Some("give a number, for example 0.5")),
+        "a boolean" => ("`true` or `false`", Some("write `true` or `false`, without quotes")),
+        "a string" => {
+            ("a text", Some("write a text, in quotes where YAML would read another thing"))
+        }
+        "a sequence" => ("a list", Some("write a list: `[first, second]`")),
+        "a map" => ("a map", Some("write a map: `{ key: value }`")),
+        other if other.starts_with("struct ") => {
+            ("a map of settings", Some("write a map: `{ key: value }`"))
+        }
+        other => (other, None),
+    }
+}
+
+/// A value as a message shows it.
+fn shown(found: &Unexpected<'_>) -> String {
+    match found {
+        Unexpected::Bool(value) => format!("`{value}`"),
+        Unexpected::Unsigned(value) => format!("`{value}`"),
+        Unexpected::Signed(value) => format!("`{value}`"),
+        Unexpected::Float(value) => format!("`{value}`"),
+        Unexpected::Str(text) => match text.char_indices().nth(LONGEST_TEXT) {
+            Some((end, _)) => format!("the text `{}…`", &text[..end]),
+            None => format!("the text `{text}`"),
+        },
+        Unexpected::Unit | Unexpected::Option => "nothing".into(),
+        Unexpected::Seq => "a list".into(),
+        Unexpected::Map => "a map".into(),
+        other => other.to_string(),
+    }
+}
+
+/// Characters of a text that a message shows.
+const LONGEST_TEXT: usize = 60;
+
+/// The keys that a map must have, by the name of its type: serde would name the first that is
+/// missing and stop.
+pub(super) const REQUIRED: &[(&str, &[&str])] = &[
+    ("Experiment", &["version", "models", "eval_sets", "arms"]),
+    ("Endpoint", &["base_url", "model"]),
+    ("EvalSet", &["name", "path", "scorers"]),
+    ("Arm", &["name", "strategy"]),
+    ("Gate", &["arm", "metric"]),
+];
+
 /// "did you mean" for the closest word, and all words when none is close.
-pub(super) fn did_you_mean(word: &str, known: &[&str]) -> String {
+pub fn did_you_mean(word: &str, known: &[&str]) -> String {
     let closest = known
         .iter()
         .map(|candidate| (strsim::damerau_levenshtein(word, candidate), *candidate))
@@ -240,6 +306,18 @@ pub(super) struct Reader<'a> {
 impl<'a> Reader<'a> {
     fn of(self, node: &'a Node) -> Self {
         Self { node, problems: self.problems }
+    }
+
+    /// Notes every required key that a map lacks.
+    fn note_missing(self, name: &str) {
+        let Kind::Map(entries) = &self.node.kind else { return };
+        let required = REQUIRED.iter().find(|(known, _)| *known == name);
+        for key in required.into_iter().flat_map(|(_, keys)| keys.iter().copied()) {
+            if !entries.iter().any(|(known, ..)| known == key) {
+                let misfit = Misfit::missing_field(key).at(self.node.span);
+                self.problems.borrow_mut().push(misfit.into_problem());
+            }
+        }
     }
 
     fn place<T>(self, result: Result<T, Misfit>) -> Result<T, Misfit> {
@@ -323,10 +401,11 @@ impl<'de> Deserializer<'de> for Reader<'de> {
 
     fn deserialize_struct<V: Visitor<'de>>(
         self,
-        _: &'static str,
+        name: &'static str,
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Misfit> {
+        self.note_missing(name);
         match &self.node.kind {
             Kind::Map(entries) => self.place(visitor.visit_map(Entries {
                 reader: self,

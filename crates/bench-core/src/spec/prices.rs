@@ -163,7 +163,8 @@ impl Prices {
 impl Prices {
     /// US dollars of a trial's answer: its tokens, its milliseconds of a machine that `in_flight`
     /// answers share, and at another model's price the calls that this model answered. `None` where
-    /// a model has no price.
+    /// a model has no price, or has one by the token and nobody counted the tokens of its answer: no
+    /// prompt has none.
     pub fn of_trial(
         &self,
         plan: &ArmPlan,
@@ -172,6 +173,10 @@ impl Prices {
         in_flight: f64,
     ) -> Option<f64> {
         let price = self.of(&plan.model, plan.finetune.is_some())?;
+        let is_uncounted = answer.tokens_in == 0 && plan.features.is_none();
+        if is_uncounted && (price.input > 0.0 || price.output > 0.0) {
+            return None;
+        }
         let rag = plan.rag.as_ref();
         let of = |model: Option<&str>| match model {
             Some(model) => self.of(model, false),
@@ -396,6 +401,27 @@ storage_gb_month: 0.02
         // A million tokens each way and half an hour of the machine shared by two.
         let cost = base.of_answer(1_000_000, 1_000_000, 1.8e6, 2.0);
         assert!((cost - (0.5 + 2.0 + 0.375)).abs() < 1e-12, "{cost}");
+    }
+
+    #[test]
+    fn an_answer_whose_tokens_nobody_counted_has_no_cost() {
+        let prices = Prices::List(parse_prices("prices.yaml", LIST).unwrap());
+        let plan = ArmPlan {
+            name: "zero_shot".into(),
+            model: "small".into(),
+            sets: Vec::new(),
+            prompt: crate::spec::Prompt::default(),
+            rag: None,
+            finetune: None,
+            features: None,
+            constraint: None,
+            curve: None,
+            reward_model: None,
+        };
+        let unknown = Answer { latency_ms: 1000.0, ..Answer::default() };
+        assert_eq!(prices.of_trial(&plan, &unknown, &[], 1.0), None);
+        let counted = Answer { tokens_in: 1_000_000, ..unknown };
+        assert!(prices.of_trial(&plan, &counted, &[], 1.0).is_some_and(|cost| cost > 0.5));
     }
 
     #[test]

@@ -162,7 +162,11 @@ fn a_resolved_experiment_reads_back_from_json() {
 fn every_kind_of_mistake_is_placed_and_explained() {
     check_problem("top_k: 2", "topk: 2", "9: unknown key `topk` [did you mean `top_k`?]");
     check_problem("top_k: 2", "top_k: 0", "9: `top_k` is 0 [give at least 1]");
-    check_problem("top_k: 2", "top_k: two", "9: invalid type: string \"two\", expected u32");
+    check_problem(
+        "top_k: 2",
+        "top_k: two",
+        "9: expected a whole number, 0 or more, found the text `two` [give a whole number, for example 3]",
+    );
     check_problem(
         "name: few,",
         "name: zero,",
@@ -206,12 +210,57 @@ fn every_kind_of_mistake_is_placed_and_explained() {
     check_problem(
         "corpus: c.jsonl, ",
         "corpus: c.jsonl, slices: 3e, limit: -1, ",
-        "5: invalid value: integer `-1`, expected u32",
+        "5: expected a whole number, 0 or more, found `-1` [give a whole number, for example 3]",
     );
     check_problem(
         "version: 1",
         "version: 2",
         "1: version 2 of the file layout is not known [this program reads `version: 1`]",
+    );
+}
+
+#[test]
+fn every_required_key_that_is_missing_is_named() {
+    let found = problems("version: 1\nmodels: { m: { endpoint: {} } }\narms: [{}]\n");
+    let keys = ["eval_sets", "base_url", "model", "name", "strategy"];
+    for key in keys {
+        assert!(found.iter().any(|one| one.contains(&format!("`{key}` is missing"))), "{found:#?}");
+    }
+    assert_eq!(found.len(), keys.len(), "{found:#?}");
+}
+
+#[test]
+fn the_required_keys_are_those_of_the_schema() {
+    let schema = schema();
+    for (name, keys) in super::node::REQUIRED {
+        let of = if *name == "Experiment" { &schema } else { &schema["$defs"][name] };
+        let mut required: Vec<&str> =
+            of["required"].as_array().unwrap().iter().filter_map(|key| key.as_str()).collect();
+        let mut keys = keys.to_vec();
+        required.sort_unstable();
+        keys.sort_unstable();
+        assert_eq!(required, keys, "{name}");
+    }
+}
+
+#[test]
+fn an_experiment_s_name_is_a_folder_s() {
+    for name in ["../../evil", "/tmp/abs", "a b"] {
+        check_problem(
+            "version: 1",
+            &format!("version: 1\nname: '{name}'"),
+            &format!(
+                "2: `{name}` cannot name an experiment [use letters, digits, `_`, `-`, `+` and `.`]"
+            ),
+        );
+    }
+}
+
+#[test]
+fn the_yaml_library_s_words_are_for_programmers() {
+    assert_eq!(
+        problems("version: 1\nversion: 2\n"),
+        ["2: the key `version` stands twice in one map [keep one of them]"]
     );
 }
 

@@ -510,3 +510,72 @@ fn the_columns_are_those_documented() {
         assert!(content.lines().count() > 1, "{name} has no row to look at");
     }
 }
+
+#[test]
+fn a_cost_gate_without_prices_asks_for_prices() {
+    let (mut manifest, mut records) = run(&two_arms(), 12);
+    manifest.experiment.prices = bench_core::spec::Prices::default();
+    manifest.experiment.gates = serde_json::from_value(
+        json!([{"metric": "cost_per_1000_usd", "arm": "rag", "ci_upper": "<= 1"}]),
+    )
+    .unwrap();
+    for record in &mut records {
+        if let Outcome::Answered(answer) = &mut record.outcome {
+            answer.cost_usd = None;
+        }
+    }
+    let failed = built(&manifest, &records).failed_gates;
+    assert!(failed[0].contains("has no price for the model `small`"), "{failed:?}");
+}
+
+#[test]
+fn tokens_that_nobody_counted_are_unknown() {
+    let (manifest, mut records) = run(&two_arms(), 12);
+    for record in records.iter_mut().filter(|record| record.trial.arm == "rag") {
+        if let Outcome::Answered(answer) = &mut record.outcome {
+            (answer.tokens_in, answer.tokens_out, answer.cost_usd) = (0, 0, None);
+        }
+    }
+    let page = text(&built(&manifest, &records), "report.md");
+    assert!(page.contains("the endpoint counted no tokens for"), "{page}");
+}
+
+#[test]
+fn a_report_of_a_part_says_so_and_names_no_winner() {
+    let (manifest, records) = run(&two_arms(), 40);
+    let whole = built(&manifest, &records);
+    assert!(text(&whole, "report.md").contains("The chance that"));
+    let mut alone = records.clone();
+    alone.retain(|record| record.trial.arm == "rag");
+    let mut unfinished = records;
+    let last = unfinished.iter().rposition(|record| record.trial.arm == "zero_shot").unwrap();
+    unfinished.remove(last);
+    for (records, why) in [(alone, "no trials of zero_shot"), (unfinished, "zero_shot has")] {
+        let report = built(&manifest, &records);
+        let page = text(&report, "report.md");
+        assert!(page.contains("this report is partial"), "{page}");
+        let decision = &report.decisions.last().unwrap().decision;
+        assert!(decision.reason.contains(why), "{}", decision.reason);
+        assert!(decision.winner.is_none() && decision.probability_best.is_empty());
+    }
+}
+
+#[test]
+fn failures_come_with_their_reasons() {
+    let (manifest, mut records) = run(&two_arms(), 12);
+    for record in &mut records[..2] {
+        record.outcome = Outcome::Failed { error: "the endpoint is busy".into() };
+        record.verdicts.clear();
+    }
+    let failures = bench_report::failures(&records);
+    let start = format!("2 of {} trials failed: 2 × “the endpoint is busy”", records.len());
+    assert!(failures[0].starts_with(&start), "{failures:?}");
+    assert!(failures[0].contains("--retry-failed"), "{failures:?}");
+    let page = text(&built(&manifest, &records), "report.md");
+    assert!(page.contains("2 × “the endpoint is busy”"), "{page}");
+    for record in &mut records[2..5] {
+        record.verdicts.insert("judge".into(), Verdict::unscored("no grade"));
+    }
+    let failures = bench_report::failures(&records);
+    assert!(failures[1].starts_with("3 of 3 judgements failed: 3 × “no grade”"), "{failures:?}");
+}

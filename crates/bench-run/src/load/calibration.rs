@@ -59,6 +59,7 @@ pub fn load_calibration(
         source: &source,
         folder: path.parent().unwrap_or(Path::new("")),
         corpora: &JsonLinesOnly,
+        sets: Vec::new(),
         problems: Vec::new(),
         files: BTreeMap::new(),
         warnings: Vec::new(),

@@ -42,10 +42,11 @@ struct Pair {
 
 impl<'a> Runner<'a> {
     /// Judges what the experiment asks to be judged and has no judgement yet, one loaded judge
-    /// after the other.
-    pub(super) fn judge(&mut self, trials: &[Ready<'a>]) -> Result<(), RunError> {
+    /// after the other. Gives the number of judgements that are missing because the run was asked
+    /// to stop.
+    pub(super) fn judge(&mut self, trials: &[Ready<'a>]) -> Result<usize, RunError> {
         let loaded = self.loaded;
-        let Some(judge) = &loaded.experiment.judge else { return Ok(()) };
+        let Some(judge) = &loaded.experiment.judge else { return Ok(0) };
         for name in judge.names() {
             let mut pending = self.questions(judge, name, trials);
             if pending.is_empty() || self.stop.is_requested() {
@@ -62,7 +63,17 @@ impl<'a> Runner<'a> {
             self.desk.note_memory();
             self.desk.store.save_state()?;
         }
-        Ok(())
+        if !self.stop.is_requested() {
+            return Ok(0);
+        }
+        let left = |name: &str| {
+            let asked = |question: &Question<'_>| match judge.mode {
+                JudgeMode::Rubric => self.desk.store.verdict(&question.key).is_some(),
+                JudgeMode::Pairwise => self.desk.store.preference(&question.key).is_some(),
+            };
+            self.questions(judge, name, trials).iter().filter(|one| !asked(one)).count()
+        };
+        Ok(judge.names().into_iter().map(left).sum())
     }
 
     fn questions(&self, judge: &Judge, name: &str, trials: &[Ready<'a>]) -> Vec<Question<'a>> {

@@ -32,8 +32,13 @@ impl<'a> Runner<'a> {
         let is_stopped =
             |stopped: &[StopEntry], name: &str| stopped.iter().any(|entry| entry.set == name);
         let n_rounds = ends.iter().map(Vec::len).max().unwrap_or(0);
-        let mut asked =
-            Asked { trials: Vec::new(), answered_now: 0, missing: 0, stopped: Vec::new() };
+        let mut asked = Asked {
+            trials: Vec::new(),
+            answered_now: 0,
+            missing: 0,
+            unjudged: 0,
+            stopped: Vec::new(),
+        };
         for round in 0..n_rounds {
             for (index, set) in loaded.sets.iter().enumerate() {
                 if !is_stopped(&stopped, &set.spec.name)
@@ -71,7 +76,7 @@ impl<'a> Runner<'a> {
                 }
             }
         }
-        self.judge(&asked.trials)?;
+        asked.unjudged = self.judge(&asked.trials)?;
         asked.stopped = stopped;
         Ok(asked)
     }

@@ -1,3 +1,4 @@
+use bench_core::backend::{Stage, Task};
 use bench_core::record::Preference;
 use bench_core::spec::Experiment;
 
@@ -113,7 +114,44 @@ fn a_stopped_run_keeps_what_it_has_and_goes_on() {
     assert!(!stop.request());
     let stopped = run(&loaded, &ScriptedBackends, &Options::default(), &Quiet, &stop).unwrap();
     assert_eq!((stopped.records.len(), stopped.missing), (0, 12));
+    let said = |finished: &Finished| -> bool {
+        finished.manifest.warnings.iter().any(|line| line.contains("with 0 of 12 trials answered"))
+    };
+    assert!(said(&stopped), "{:?}", stopped.manifest.warnings);
     assert_eq!(folder.run(&Options::default()).unwrap().missing, 0);
+}
+
+/// Asks to stop as soon as judging begins.
+struct StopAtJudging(Stop);
+
+impl Progress for StopAtJudging {
+    fn begin(&self, stage: Stage, what: &str, total: u64) -> Box<dyn Task> {
+        if stage == Stage::Judge {
+            self.0.request();
+        }
+        Quiet.begin(stage, what, total)
+    }
+
+    fn say(&self, _: &str) {}
+}
+
+#[test]
+fn judgements_missing_after_a_stop_are_counted_and_made_by_the_next_run() {
+    let folder = Folder::new();
+    let loaded = load(&folder.0.path().join("x.yaml"), &|_| None, None).unwrap();
+    let stop = Stop::default();
+    let progress = StopAtJudging(stop.clone());
+    let stopped = run(&loaded, &ScriptedBackends, &Options::default(), &progress, &stop).unwrap();
+    assert_eq!((stopped.records.len(), stopped.missing), (12, 0));
+    assert!(stopped.unjudged > 0);
+    let says = |finished: &Finished| {
+        finished.manifest.warnings.iter().any(|line| line.contains("judgements are missing"))
+    };
+    assert!(says(&stopped));
+    let finished = folder.run(&Options::default()).unwrap();
+    assert_eq!(finished.unjudged, 0);
+    assert!(!says(&finished));
+    assert!(find(&finished, "zero", "a").verdicts["judge"].value().is_some());
 }
 
 #[test]

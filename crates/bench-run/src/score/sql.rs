@@ -4,6 +4,7 @@
 //! opened read-only, every action but selecting and reading denied before it runs, instructions,
 //! seconds, rows and bytes limited.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -44,6 +45,8 @@ impl SqlExecution {
         } else {
             path.parent().unwrap_or(folder)
         };
+        // A bare name has an empty parent.
+        let home = if home.as_os_str().is_empty() { Path::new(".") } else { home };
         fs_err::read_dir(home).map_err(|error| {
             format!("sql_execution: the folder of `{database}` cannot be read: {error}")
         })?;
@@ -80,6 +83,27 @@ pub(super) fn problem(sample: &Sample, database: &str) -> Option<String> {
     }
     (!selects(&outline(&sample.reference)))
         .then(|| format!("the reference `{}` is no SELECT", sample.reference))
+}
+
+/// The databases of the samples that cannot be read, each with the reason.
+pub(super) fn unreadable(database: &str, folder: &Path, samples: &[Sample]) -> Vec<String> {
+    let names: BTreeSet<String> = if database.contains("{db}") {
+        let names = samples.iter().filter_map(|sample| sample.meta_text("db"));
+        names.map(|name| database.replace("{db}", &name)).collect()
+    } else {
+        BTreeSet::from([database.to_owned()])
+    };
+    let problem = |name: String| {
+        let read = open(&folder.join(&name)).and_then(|mut connection| {
+            // The first query looks into the file.
+            match rows(&mut connection, "SELECT count(*) FROM sqlite_master") {
+                Ok(_) => Ok(()),
+                Err(Failure::Query(problem) | Failure::Database(problem)) => Err(problem),
+            }
+        });
+        read.err().map(|problem| format!("sql_execution: database `{name}`: {problem}"))
+    };
+    names.into_iter().filter_map(problem).collect()
 }
 
 fn verdict(path: &Path, references: &[String], candidate: &str, ordered: Option<bool>) -> Verdict {
@@ -279,6 +303,25 @@ mod tests {
     fn check(sql: &str, is_select: bool, is_ordered: bool) {
         let outline = outline(sql);
         assert_eq!((selects(&outline), orders(&outline)), (is_select, is_ordered), "{outline}");
+    }
+
+    #[test]
+    fn a_bare_name_lies_in_the_working_directory() {
+        assert!(SqlExecution::new("nodb.sqlite", Path::new("")).is_ok());
+        let expect = ["sql_execution: database `nodb.sqlite`: no such file"];
+        assert_eq!(unreadable("nodb.sqlite", Path::new(""), &[]), expect);
+    }
+
+    #[test]
+    fn a_file_that_is_no_database_is_found_out() {
+        let folder = tempfile::tempdir().unwrap();
+        fs_err::write(folder.path().join("a.sqlite"), "not a database ".repeat(100)).unwrap();
+        let sample = Sample {
+            meta: std::collections::BTreeMap::from([("db".into(), "a".into())]),
+            ..Sample::default()
+        };
+        let found = unreadable("{db}.sqlite", folder.path(), &[sample]);
+        assert!(found.len() == 1 && found[0].contains("`a.sqlite`"), "{found:?}");
     }
 
     #[test]
