@@ -461,10 +461,12 @@ fn standing(evaluation: &Evaluation<'_>, set: &SetResult<'_>, winner: Option<&st
     let takes = if takes.is_empty() { last } else { format!("{} and {last}", takes.join(", ")) };
     let scores = metric.scores.iter().flat_map(|arm| arm.scores.iter().flatten());
     let is_share = scores.clone().all(|score| (0.0..=1.0).contains(score));
-    let low = if is_share && estimate.high < RIGHT {
-        " That is less than half of what can be had: the best of these arms, not yet a good one."
-    } else {
-        ""
+    let low = match winner {
+        _ if !is_share || estimate.high >= RIGHT => "",
+        Some(_) => {
+            " That is less than half of what can be had: the best of these arms, not yet a good one."
+        }
+        None => " That is less than half of what can be had.",
     };
     format!("{subject} {takes}.{low}")
 }
