@@ -16,8 +16,14 @@ use ort::environment::Environment;
 use serde::{Deserialize, Serialize};
 
 const BACKEND: &str = "fastembed";
-/// Small batches of texts of one length: the runtime keeps every intermediate tensor of a batch.
-const BATCH: usize = 16;
+/// Texts of a batch, at most.
+const BATCH: usize = 32;
+/// Bytes of a batch, at most, every text as long as its longest: small batches of texts of one
+/// length, since the runtime keeps every intermediate tensor of a batch. About 1,000 tokens, which
+/// keep two cores as busy as more would.
+const BATCH_BYTES: usize = 4096;
+/// Bytes of a token, about: what a text has beyond the model's window is not read.
+const TOKEN_BYTES: usize = 4;
 
 /// How a model turns token vectors into one vector, and what it expects of its input.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -173,7 +179,8 @@ impl Embedder for OnnxEmbedder {
         order.sort_by_key(|&at| texts[at].len());
         let mut vectors = vec![Vec::new(); texts.len()];
         let mut model = self.model.lock().unwrap_or_else(PoisonError::into_inner);
-        for batch in order.chunks(BATCH) {
+        let length = |at: usize| texts[at].len().min(self.options.max_length * TOKEN_BYTES);
+        for batch in batches(&order, length) {
             let input: Vec<String> =
                 batch.iter().map(|&at| format!("{prefix}{}", texts[at])).collect();
             let found = model.embed(&input, Some(BATCH)).map_err(fatal)?;
@@ -184,6 +191,21 @@ impl Embedder for OnnxEmbedder {
         }
         Ok(vectors)
     }
+}
+
+/// Cuts texts, shortest first, into batches of at most [`BATCH`] texts and [`BATCH_BYTES`] bytes
+/// with their padding; a text that is longer alone is a batch.
+fn batches(order: &[usize], length: impl Fn(usize) -> usize) -> Vec<&[usize]> {
+    let mut rest = order;
+    let mut batches = Vec::new();
+    while !rest.is_empty() {
+        let fits = |n: usize| n <= BATCH && n * length(rest[n - 1]) <= BATCH_BYTES;
+        let n = (1..=rest.len()).take_while(|&n| fits(n)).count().max(1);
+        let (batch, after) = rest.split_at(n);
+        batches.push(batch);
+        rest = after;
+    }
+    batches
 }
 
 /// Of the four files that fastembed wants, only `tokenizer.json` says anything; the others are
@@ -233,4 +255,21 @@ fn environment(runtime: &Path) -> Result<Environment, BackendError> {
 
 fn fatal(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> BackendError {
     BackendError::fatal(BACKEND, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_holds_few_long_texts_or_more_short_ones_and_every_text_is_in_one() {
+        let lengths: Vec<usize> =
+            (0..100).map(|_| 20).chain([1000, 1000, 1000, 1000, 1100, 9000, 9000]).collect();
+        let order: Vec<usize> = (0..lengths.len()).collect();
+        let found = batches(&order, |at| lengths[at]);
+        let sizes: Vec<usize> = found.iter().map(|batch| batch.len()).collect();
+        assert_eq!(sizes, [32, 32, 32, 4, 4, 1, 1, 1]);
+        assert_eq!(found.concat(), order);
+        assert!(batches(&[], |_| 0).is_empty());
+    }
 }

@@ -7,7 +7,7 @@ use bench_core::backend::{BackendError, Reranker};
 use bench_core::digest;
 use fastembed::{OnnxSource, RerankInitOptionsUserDefined, TextRerank, UserDefinedRerankingModel};
 
-use crate::{BATCH, environment, fatal, tokenizer_files};
+use crate::{BATCH, TOKEN_BYTES, batches, environment, fatal, tokenizer_files};
 
 /// Tokens read of question and passage together, special ones included: what cross-encoders of the
 /// BERT family were trained with. Longer pairs are cut at the passage's end.
@@ -63,7 +63,8 @@ impl Reranker for OnnxReranker {
         order.sort_by_key(|&at| passages[at].len());
         let mut scores = vec![f64::NAN; passages.len()];
         let mut model = self.model.lock().unwrap_or_else(PoisonError::into_inner);
-        for batch in order.chunks(BATCH) {
+        let length = |at: usize| (query.len() + passages[at].len()).min(MAX_LENGTH * TOKEN_BYTES);
+        for batch in batches(&order, length) {
             let texts: Vec<&str> = batch.iter().map(|&at| passages[at].as_str()).collect();
             let found = model.rerank(query, &texts, false, Some(BATCH)).map_err(fatal)?;
             for result in found {
