@@ -27,6 +27,9 @@ pub struct Record {
     pub retrieved: Vec<Retrieved>,
     /// Gold documents of the sample.
     pub gold: Vec<String>,
+    /// How relevant documents are, where people graded them; `gold` are those above 0.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub qrels: BTreeMap<String, u32>,
     /// The answer, or why there is none.
     pub outcome: Outcome,
     /// One verdict per scorer, by scorer name. A judge's is `judge`, each juror's `judge/NAME`, each

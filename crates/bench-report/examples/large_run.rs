@@ -92,6 +92,7 @@ fn record(arm: &str, right: f64, sample: usize, noise: &mut Noise) -> Record {
             })
             .collect(),
         gold: vec![format!("doc-{sample}")],
+        qrels: BTreeMap::new(),
         outcome: Outcome::Answered(Answer {
             text: if is_right {
                 format!("It was keeper {sample}.")

@@ -82,6 +82,7 @@ mod tests {
             ],
             retrieved: vec![],
             gold: vec![],
+            qrels: std::collections::BTreeMap::new(),
             outcome: Outcome::Failed { error: String::new() },
             verdicts: std::collections::BTreeMap::new(),
             calls: vec![],

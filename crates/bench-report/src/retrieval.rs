@@ -1,5 +1,7 @@
 //! How well passages were found, from retrieved against gold document ids.
 
+use std::collections::BTreeSet;
+
 use bench_core::record::Record;
 use bench_stats::{Estimate, Options, estimate};
 
@@ -47,20 +49,19 @@ fn measured(set: &SetResult<'_>, options: &Options) -> Vec<RetrievalResult> {
         }
         let clusters =
             set.clusters_of(&asked.iter().map(|(sample, _)| *sample).collect::<Vec<_>>());
-        let mean = |of: &dyn Fn(&[usize], usize) -> f64| {
-            let values: Vec<f64> =
-                asked.iter().map(|(_, record)| of(&ranks(record), gold(record))).collect();
+        let over = |of: &dyn Fn(&Record) -> f64| {
+            let values: Vec<f64> = asked.iter().map(|(_, record)| of(record)).collect();
             estimate(&values, &clusters, options)
         };
+        let mean =
+            |of: &dyn Fn(&[usize], usize) -> f64| over(&|record| of(&ranks(record), gold(record)));
         // Of each trial: gold documents in the prompt, documents in the prompt, gold documents.
         let context = |of: &dyn Fn(usize, usize, usize) -> f64| {
-            let value = |(_, record): &(usize, &Record)| {
+            over(&|record| {
                 let shown = shown(record);
                 let found = shown.iter().filter(|document| record.gold.contains(document)).count();
                 of(found, shown.len(), gold(record))
-            };
-            let values: Vec<f64> = asked.iter().map(value).collect();
-            estimate(&values, &clusters, options)
+            })
         };
         results.push(RetrievalResult {
             contender: at,
@@ -70,7 +71,7 @@ fn measured(set: &SetResult<'_>, options: &Options) -> Vec<RetrievalResult> {
                     precision: mean(&|ranks, _| precision(ranks, k)),
                     hit: mean(&|ranks, _| f64::from(u8::from(precision(ranks, k) > 0.0))),
                     map: mean(&|ranks, gold| average_precision(ranks, gold, k)),
-                    ndcg: mean(&|ranks, gold| ndcg(ranks, gold, k)),
+                    ndcg: over(&|record| ndcg(record, k)),
                 })
                 .collect(),
             mrr: mean(&|ranks, _| ranks.first().map_or(0.0, |&rank| 1.0 / rank as f64)),
@@ -134,16 +135,80 @@ fn recall(ranks: &[usize], gold: usize, k: usize) -> f64 {
     ranks.iter().filter(|&&rank| rank <= k).count() as f64 / gold as f64
 }
 
-/// Normalised discounted cumulative gain with binary relevance (Järvelin and Kekäläinen 2002).
-fn ndcg(ranks: &[usize], gold: usize, k: usize) -> f64 {
-    let gain = |rank: usize| 1.0 / (rank as f64 + 1.0).log2();
-    let ideal: f64 = (1..=gold.min(k)).map(gain).sum();
-    ranks.iter().filter(|&&rank| rank <= k).map(|&rank| gain(rank)).sum::<f64>() / ideal
+/// Normalised discounted cumulative gain among the first `k` passages (Järvelin and Kekäläinen 2002):
+/// a document gains its grade, 1 where nobody graded, over the binary logarithm of its rank + 1.
+fn ndcg(record: &Record, k: usize) -> f64 {
+    let grade = |document: &str| record.qrels.get(document).map_or(1.0, |grade| f64::from(*grade));
+    let gain = |rank: usize, grade: f64| grade / (rank as f64 + 1.0).log2();
+    let found = ranks(record).into_iter().filter(|&rank| rank <= k);
+    let gained = found.map(|rank| gain(rank, grade(&record.retrieved[rank - 1].document)));
+    let different: BTreeSet<&String> = record.gold.iter().collect();
+    let mut best: Vec<f64> = different.into_iter().map(|document| grade(document)).collect();
+    best.sort_by(|a, b| b.total_cmp(a));
+    let ideal = (1..).zip(best).take(k).map(|(rank, grade)| gain(rank, grade));
+    gained.sum::<f64>() / ideal.sum::<f64>()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use bench_core::record::{Outcome, Retrieved, TrialId};
+
     use super::*;
+    use crate::{read_trials, trials_parquet};
+
+    /// A record whose passages are of these documents, best first.
+    fn record(documents: &[&str], gold: &[&str], qrels: &[(&str, u32)]) -> Record {
+        let passage = |document: &&str| Retrieved {
+            id: format!("{document}#0"),
+            document: (*document).into(),
+            score: 0.0,
+            in_prompt: true,
+            number: None,
+        };
+        Record {
+            trial: TrialId {
+                set: "s".into(),
+                arm: "a".into(),
+                sample: "1".into(),
+                repeat: 0,
+                train_seed: 0,
+            },
+            key: String::new(),
+            input: String::new(),
+            references: vec![],
+            cluster: None,
+            slices: BTreeMap::new(),
+            prompt: vec![],
+            retrieved: documents.iter().map(passage).collect(),
+            gold: gold.iter().map(|document| (*document).to_owned()).collect(),
+            qrels: qrels.iter().map(|(document, grade)| ((*document).to_owned(), *grade)).collect(),
+            outcome: Outcome::Failed { error: "none".into() },
+            verdicts: BTreeMap::new(),
+            preferences: vec![],
+            calls: vec![],
+            budget: None,
+            unanswerable: false,
+        }
+    }
+
+    #[test]
+    fn documents_gain_their_grades_also_when_a_report_is_made_again() {
+        let near = |a: f64, b: f64| assert!((a - b).abs() < 1e-12, "{a} is not {b}");
+        let log = |x: f64| x.log2();
+        // Binary: at ranks 1 and 3 of two; the document's second passage counts nothing.
+        let binary = record(&["a", "x", "b", "a"], &["a", "b"], &[]);
+        near(ndcg(&binary, 4), 1.5 / (1.0 + 1.0 / log(3.0)));
+        near(ndcg(&binary, 1), 1.0);
+        // trec_eval's ndcg_cut on the same: linear gains 1, 0, 3 against 3, 1.
+        let graded = record(&["a", "x", "b"], &["a", "b"], &[("a", 1), ("b", 3), ("x", 0)]);
+        near(ndcg(&graded, 3), (1.0 + 3.0 / log(4.0)) / (3.0 + 1.0 / log(3.0)));
+        near(ndcg(&graded, 1), 1.0 / 3.0);
+        let again = read_trials(&trials_parquet(&[graded.clone(), binary]).unwrap()).unwrap();
+        assert_eq!(again[0], graded);
+        assert!(again[1].qrels.is_empty());
+    }
 
     #[test]
     fn the_figures_are_those_worked_by_hand() {
@@ -152,8 +217,5 @@ mod tests {
         assert!((precision(&[1, 3], 4) - 0.5).abs() < 1e-12);
         assert!((average_precision(&[1, 3], 2, 3) - f64::midpoint(1.0, 2.0 / 3.0)).abs() < 1e-12);
         assert!((average_precision(&[1, 3], 2, 2) - 0.5).abs() < 1e-12);
-        let ideal = 1.0 + 1.0 / 3_f64.log2();
-        assert!((ndcg(&[1, 3], 2, 3) - 1.5 / ideal).abs() < 1e-12);
-        assert!((ndcg(&[1], 2, 1) - 1.0).abs() < 1e-12);
     }
 }

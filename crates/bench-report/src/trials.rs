@@ -80,12 +80,17 @@ pub(crate) fn trials_of(records: &[&Record]) -> Result<Vec<u8>, ReportError> {
     }
     let label = vec![(LABEL.into(), FORMAT.to_string())];
     let is_paired = records.iter().any(|record| !record.preferences.is_empty());
-    let frame = |records: &[&Record]| trial_frame(records, is_paired);
+    let is_graded = records.iter().any(|record| !record.qrels.is_empty());
+    let frame = |records: &[&Record]| trial_frame(records, is_paired, is_graded);
     batches(records.chunks(BATCH).map(frame), || frame(&[]), label)
 }
 
-/// `is_paired`: some trial of the run has preferences.
-fn trial_frame(records: &[&Record], is_paired: bool) -> Result<DataFrame, ReportError> {
+/// `is_paired`: some trial of the run has preferences. `is_graded`: some sample has graded documents.
+fn trial_frame(
+    records: &[&Record],
+    is_paired: bool,
+    is_graded: bool,
+) -> Result<DataFrame, ReportError> {
     let text = |of: fn(&Record) -> Option<&str>| records.iter().map(move |record| of(record));
     let number = |of: fn(&Answer) -> Option<f64>| {
         records.iter().map(move |record| record.answer().and_then(of))
@@ -122,6 +127,9 @@ fn trial_frame(records: &[&Record], is_paired: bool) -> Result<DataFrame, Report
     ];
     if is_paired {
         columns.push(column("preferences", json(records, |r| &r.preferences)?));
+    }
+    if is_graded {
+        columns.push(column("qrels", json(records, |r| &r.qrels)?));
     }
     Ok(DataFrame::new(records.len(), columns)?)
 }
@@ -377,8 +385,8 @@ struct Rows<'a> {
     json: [&'a StringChunked; 5],
     /// Key and prompt, where they were asked for.
     prompt: Option<[&'a StringChunked; 2]>,
-    /// Preferences, calls, budget: files of earlier programs lack them.
-    added: [Option<&'a StringChunked>; 3],
+    /// Preferences, calls, budget, graded documents: not every file has them.
+    added: [Option<&'a StringChunked>; 4],
     unanswerable: Option<&'a BooleanChunked>,
     /// Rows of the file before this batch.
     from: usize,
@@ -417,7 +425,7 @@ impl<'a> Rows<'a> {
                 (Some(key), Some(prompt)) => Some([key, prompt]),
                 _ => None,
             },
-            added: [added("preferences")?, added("calls")?, added("budget")?],
+            added: [added("preferences")?, added("calls")?, added("budget")?, added("qrels")?],
             unanswerable: match frame.column("unanswerable") {
                 Ok(column) => Some(column.bool()?),
                 Err(_) => None,
@@ -447,7 +455,7 @@ impl<'a> Rows<'a> {
         };
         let [set, arm, sample] = self.trial;
         let [references, slices, retrieved, gold, verdicts] = self.json;
-        let [preferences, calls, budget] = self.added;
+        let [preferences, calls, budget, qrels] = self.added;
         let seed = self.train_seed.get(at).ok_or_else(|| self.empty(self.train_seed, at))?;
         Ok(Record {
             trial: TrialId {
@@ -465,6 +473,7 @@ impl<'a> Rows<'a> {
             prompt: self.prompt.map_or(Ok(Vec::new()), |[_, prompt]| self.json(prompt, at))?,
             retrieved: self.json(retrieved, at)?,
             gold: self.json(gold, at)?,
+            qrels: qrels.map_or(Ok(BTreeMap::new()), |column| self.json(column, at))?,
             outcome,
             verdicts: self.json(verdicts, at)?,
             preferences: preferences.map_or(Ok(Vec::new()), |column| self.json(column, at))?,

@@ -629,6 +629,7 @@ fn record(
         prompt: trial.laid.messages.clone(),
         retrieved: trial.laid.retrieved.clone(),
         gold: trial.sample.context_ids.clone(),
+        qrels: trial.sample.qrels.clone(),
         outcome,
         verdicts,
         calls,

@@ -228,6 +228,7 @@ pub(crate) fn run(arms: &[Arm], n: usize) -> (Manifest, Vec<Record>) {
                             })
                             .collect(),
                         gold: if has_corpus { vec![format!("doc-{sample}")] } else { vec![] },
+                        qrels: BTreeMap::new(),
                         outcome: Outcome::Answered(Answer {
                             text: if right {
                                 format!("keeper {sample}")
