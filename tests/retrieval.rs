@@ -102,10 +102,15 @@ fn a_sweep_chooses_on_dev_and_compares_once() {
     let ran = ok(scratch.bench(&["retrieve", "sweep", "x.yaml"]));
     assert!(ran.out.contains("Chosen on 12 dev questions by hit@1"), "{}", ran.out);
     let csv = String::from_utf8(scratch.read("reports/x/sweep.csv")).unwrap();
-    // 4 retrievers x 2 cuts x with and without reranker x 5 measures
-    assert_eq!(csv.lines().count(), 1 + 4 * 2 * 2 * 5, "{csv}");
+    // 4 retrievers x 2 cuts x with and without reranker x (5 measures + 2 of passages x 2 top_k)
+    assert_eq!(csv.lines().count(), 1 + 4 * 2 * 2 * (5 + 2 * 2), "{csv}");
+    assert!(csv.contains(",passage_recall@5,"), "{csv}");
     let best = String::from_utf8(scratch.read("reports/x/best.yaml")).unwrap();
     assert!(best.contains("- name: rag_facts") && best.contains("top_k: "), "{best}");
+    let experiment = String::from_utf8(scratch.read("x.yaml")).unwrap();
+    let pasted: String = best.lines().map(|line| format!("  {line}\n")).collect();
+    scratch.write("pasted.yaml", &experiment.replace("arms:\n", &format!("arms:\n{pasted}")));
+    ok(scratch.bench(&["check", "pasted.yaml"]));
     let again = ok(scratch.bench(&["retrieve", "sweep", "x.yaml"]));
     assert_eq!(again.out, ran.out);
     let without = Scratch::new().bench(&["retrieve", "sweep", "x.yaml"]);

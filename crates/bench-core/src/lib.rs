@@ -11,6 +11,7 @@ pub mod digest;
 pub mod judging;
 pub mod label;
 pub mod manifest;
+pub mod metrics;
 pub mod plan;
 pub mod record;
 pub mod retrieval;

@@ -151,8 +151,9 @@ impl<S: Searcher> Pipeline<S> {
             && embedder.dimension() as u64 != info.dimension
         {
             return Err(fatal(format!(
-                "the index holds {} numbers per vector, embedder `{}` gives {}; rebuild the index \
+                "the index in `{}` holds {} numbers per vector, embedder `{}` gives {}; rebuild it \
                  with `bench index build`",
+                job.folder.display(),
                 info.dimension,
                 embedder.id(),
                 embedder.dimension()
@@ -650,11 +651,15 @@ mod tests {
                 Ok(vec![vec![0.0; 8]; texts.len()])
             }
         }
-        let job = IndexJob { embedder: Some(Arc::new(Eight)), ..IndexJob::default() };
+        let job = IndexJob {
+            embedder: Some(Arc::new(Eight)),
+            folder: "corpora/x".into(),
+            ..IndexJob::default()
+        };
         let info = IndexInfo { dimension: 384, ..IndexInfo::default() };
         let error = Pipeline::new(Shelf { order: Vec::new() }, &job, info).err().unwrap().chain();
         assert!(
-            error.ends_with("the index holds 384 numbers per vector, embedder `eight` gives 8; rebuild the index with `bench index build`"),
+            error.ends_with("the index in `corpora/x` holds 384 numbers per vector, embedder `eight` gives 8; rebuild it with `bench index build`"),
             "{error}"
         );
     }

@@ -10,7 +10,6 @@ mod documents;
 mod exact;
 mod hashing;
 mod index;
-pub mod metrics;
 mod overlap;
 mod text;
 

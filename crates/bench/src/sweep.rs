@@ -9,8 +9,8 @@ use std::sync::{Mutex, PoisonError};
 
 use bench_core::backend::{BackendError, Embedder, Progress, Purpose, Retriever, Stage};
 use bench_core::dataset::{Document, Sample};
-use bench_core::spec::{ChunkBy, Rag, Retrieval, Sweep};
-use bench_retrieval::metrics::{self, Grades};
+use bench_core::metrics::{self, Grades};
+use bench_core::spec::{ArmPlan, ChunkBy, Rag, Retrieval, Sweep};
 use bench_run::load::draw;
 use bench_run::{Backends, Loaded, LoadedSet, search};
 use bench_stats::{Clusters, Comparison, Estimate, Options, compare, estimate};
@@ -28,6 +28,8 @@ const RECALL_MARGIN: f64 = 0.01;
 /// What a sweep found on one eval set.
 pub(crate) struct SetSweep {
     set: String,
+    /// The model of the set's first arm that retrieves: the one that the chosen arm is written for.
+    model: String,
     metric: String,
     n_dev: usize,
     n_test: usize,
@@ -35,8 +37,6 @@ pub(crate) struct SetSweep {
     tried: Vec<Tried>,
     /// The best setting, with the `top_k` that was chosen for it.
     best: Rag,
-    /// Per `top_k`: recall and precision of the best setting on dev.
-    by_top_k: Vec<(u32, Estimate, Estimate)>,
     /// The best setting against the baseline on the eval samples, by measure.
     compared: Vec<(String, Comparison)>,
 }
@@ -46,6 +46,8 @@ struct Tried {
     chunks: u64,
     chosen_by: Estimate,
     shown: Vec<Estimate>,
+    /// Per `top_k`: recall and precision of the passages that a prompt would hold.
+    by_top_k: Vec<(u32, Estimate, Estimate)>,
 }
 
 /// A question with the ids of its gold documents.
@@ -144,32 +146,28 @@ fn sweep_set(
         estimate(&values, &clusters, &options)
             .ok_or_else(|| BackendError::fatal("sweep", "there is no dev sample to measure on"))
     };
+    let mut top_ks = sweep.top_k.clone();
+    top_ks.sort_unstable();
     let mut tried = Vec::new();
     for (settings, (rankings, chunks)) in combinations.iter().zip(&found) {
         let shown = SHOWN.iter().map(|(name, depth)| mean(rankings, name, *depth));
-        tried.push((
-            Tried {
-                settings: settings.clone(),
-                chunks: *chunks,
-                chosen_by: mean(rankings, name, depth)?,
-                shown: shown.collect::<Result<_, _>>()?,
-            },
-            rankings,
-        ));
+        let by_top_k = top_ks.iter().map(|&k| {
+            // Of the passages that a prompt would hold, not of documents.
+            let first = |found: &Vec<String>| found.iter().take(k as usize).cloned().collect();
+            let cut: Rankings = rankings.iter().map(first).collect();
+            Ok((k, mean(&cut, "recall", k as usize)?, mean(&cut, "precision", k as usize)?))
+        });
+        tried.push(Tried {
+            settings: settings.clone(),
+            chunks: *chunks,
+            chosen_by: mean(rankings, name, depth)?,
+            shown: shown.collect::<Result<_, _>>()?,
+            by_top_k: by_top_k.collect::<Result<_, BackendError>>()?,
+        });
     }
     // Stable: among equals the setting that stands first in the file.
-    tried.sort_by(|a, b| b.0.chosen_by.mean.total_cmp(&a.0.chosen_by.mean));
-    let (best, rankings) = (&tried[0].0.settings, tried[0].1);
-    let mut top_ks = sweep.top_k.clone();
-    top_ks.sort_unstable();
-    let mut by_top_k = Vec::new();
-    for &k in &top_ks {
-        // Of the passages that a prompt would hold, not of documents.
-        let cut: Rankings =
-            rankings.iter().map(|found| found.iter().take(k as usize).cloned().collect()).collect();
-        let recall = mean(&cut, "recall", k as usize)?;
-        by_top_k.push((k, recall, mean(&cut, "precision", k as usize)?));
-    }
+    tried.sort_by(|a, b| b.chosen_by.mean.total_cmp(&a.chosen_by.mean));
+    let Tried { settings: best, by_top_k, .. } = &tried[0];
     let most = by_top_k.last().map_or(0.0, |(_, recall, _)| recall.mean);
     let enough = by_top_k.iter().find(|(_, recall, _)| recall.mean >= most - RECALL_MARGIN);
     let top_k = enough.map_or(best.top_k, |(k, ..)| *k);
@@ -183,14 +181,19 @@ fn sweep_set(
         Some((format!("{name}@{depth}"), compare(&a, &b, &clusters, &options)?))
     });
     let compared = compared.collect();
+    let plans = || {
+        let here = |plan: &&ArmPlan| plan.sets.contains(&set.spec.name) && plan.features.is_none();
+        loaded.plans.iter().filter(here)
+    };
+    let retrieves = plans().find(|plan| plan.rag.is_some()).or_else(|| plans().next());
     Ok(SetSweep {
         set: set.spec.name.clone(),
+        model: retrieves.map(|plan| plan.model.clone()).unwrap_or_default(),
         metric: format!("{name}@{depth}"),
         n_dev: dev.len(),
         n_test: test.len(),
-        tried: tried.into_iter().map(|(tried, _)| tried).collect(),
+        tried,
         best,
-        by_top_k,
         compared,
     })
 }
@@ -244,12 +247,7 @@ fn values(rankings: &Rankings, asked: &[Asked<'_>], name: &str, depth: usize) ->
         _ => metrics::ndcg,
     };
     let value = |(ranking, asked): (&Vec<String>, &Asked<'_>)| {
-        let mut documents: Vec<&str> = Vec::new();
-        for document in ranking {
-            if !documents.contains(&document.as_str()) {
-                documents.push(document);
-            }
-        }
+        let documents = metrics::documents(ranking.iter().map(String::as_str));
         // Questions without gold documents were left out.
         measure(&documents, &asked.gold, depth).unwrap_or(0.0)
     };
@@ -429,7 +427,8 @@ pub(crate) fn page(swept: &[SetSweep]) -> String {
         page.push_str(
             "\nPassages of the chosen setting on dev:\n\n| top_k | recall | precision |\n|---|---|---|\n",
         );
-        for (k, recall, precision) in &sweep.by_top_k {
+        // The best stands first.
+        for (k, recall, precision) in sweep.tried.iter().take(1).flat_map(|best| &best.by_top_k) {
             let _ = writeln!(page, "| {k} | {} | {} |", interval(recall), interval(precision));
         }
         page.push_str(
@@ -467,7 +466,12 @@ fn sweep_csv(swept: &[SetSweep]) -> String {
     for sweep in swept {
         for tried in &sweep.tried {
             let settings = &tried.settings;
-            for ((name, depth), found) in SHOWN.iter().zip(&tried.shown) {
+            let documents = SHOWN.iter().zip(&tried.shown);
+            let documents = documents.map(|((name, k), found)| (*name, *k as u32, found));
+            let passages = tried.by_top_k.iter().flat_map(|(k, recall, precision)| {
+                [("passage_recall", *k, recall), ("passage_precision", *k, precision)]
+            });
+            for (name, depth, found) in documents.chain(passages) {
                 let _ = writeln!(
                     csv,
                     "{},\"{}\",{},{},{},{name}@{depth},{:.6},{:.6},{:.6},{}",
@@ -517,8 +521,8 @@ pub(crate) fn best_yaml(swept: &[SetSweep]) -> String {
         let best = &sweep.best;
         let _ = writeln!(
             yaml,
-            "# Chosen on {} dev questions of `{}` by {}.\n- name: rag_{}\n  strategy:\n    rag:",
-            sweep.n_dev, sweep.set, sweep.metric, sweep.set
+            "# Chosen on {} dev questions of `{}` by {}.\n- name: rag_{}\n  model: {}\n  strategy:\n    rag:",
+            sweep.n_dev, sweep.set, sweep.metric, sweep.set, sweep.model
         );
         let _ = writeln!(yaml, "      top_k: {}", best.top_k);
         let _ = writeln!(yaml, "      retriever: {}", json(&best.retriever));

@@ -44,6 +44,18 @@ struct Point {
 impl Double {
     /// Starts a server on a free port, for as long as the process lives.
     pub(crate) fn start() -> (Self, String) {
+        Self::locked(None)
+    }
+
+    /// As [`Double::start`]; with a `key`, whoever does not send it is sent away.
+    pub(crate) fn locked(key: Option<&'static str>) -> (Self, String) {
+        let check = move |request: Request<()>| {
+            let sent = request.metadata().get("api-key").and_then(|sent| sent.to_str().ok());
+            if key.is_some() && sent != key {
+                return Err(Status::unauthenticated("Must provide an API key"));
+            }
+            Ok(request)
+        };
         let double = Self::default();
         double.allow_upserts(i64::MAX);
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -55,8 +67,8 @@ impl Double {
             runtime.unwrap().block_on(async move {
                 let listener = tokio::net::TcpListener::from_std(listener).unwrap();
                 let server = Server::builder()
-                    .add_service(CollectionsServer::new(services.clone()))
-                    .add_service(PointsServer::new(services));
+                    .add_service(CollectionsServer::with_interceptor(services.clone(), check))
+                    .add_service(PointsServer::with_interceptor(services, check));
                 server.serve_with_incoming(TcpIncoming::from(listener)).await.unwrap();
             });
         });

@@ -1,5 +1,6 @@
 //! What other people's tools make of our files. A tool that is not installed is skipped by name.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -7,20 +8,20 @@ use bench_report::build;
 
 use super::synthetic::{four_arms, rich};
 
-/// Runs a tool; `None` with its words on the error stream when it says that it is not there.
-#[expect(clippy::print_stderr, reason = "a skipped test says what it misses")]
+/// Runs a tool; `None` with its words on the error stream, past the harness, when it says that it is
+/// not there.
 fn ran(name: &str, command: &mut Command) -> Option<String> {
     let output = match command.output() {
         Ok(output) => output,
         Err(error) => {
-            eprintln!("skipped {name}: {error}");
+            let _ = writeln!(std::io::stderr(), "skipped {name}: {error}");
             return None;
         }
     };
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     let said = format!("{} {}", text(&output.stdout), text(&output.stderr));
     if output.status.code() == Some(77) {
-        eprintln!("skipped {name}: {said}");
+        let _ = writeln!(std::io::stderr(), "skipped {name}: {said}");
         return None;
     }
     assert!(output.status.success(), "{name}: {said}");

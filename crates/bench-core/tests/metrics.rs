@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use bench_retrieval::metrics;
+use bench_core::metrics;
 use serde::Deserialize;
 
 #[derive(Deserialize)]

@@ -1,9 +1,7 @@
-//! Measures of a ranking of documents against those known to be relevant, defined as `trec_eval`
+//! Measures of retrieval: of a ranking of documents against those known to be relevant, defined as `trec_eval`
 //! defines them. Every measure is `None` when no document is relevant: nothing was there to find.
 
 use std::collections::{BTreeMap, BTreeSet};
-
-use bench_core::backend::Passage;
 
 /// How relevant each document is: 0 is not at all. Documents not named are not relevant.
 pub type Grades<'a> = BTreeMap<&'a str, u32>;
@@ -13,11 +11,10 @@ pub fn binary<'a>(gold: impl IntoIterator<Item = &'a str>) -> Grades<'a> {
     gold.into_iter().map(|document| (document, 1)).collect()
 }
 
-/// The documents of retrieved passages, each where its first passage stands.
-pub fn documents(passages: &[Passage]) -> Vec<&str> {
+/// The documents of retrieved passages, given best first, each where its first passage stands.
+pub fn documents<'a>(of_passages: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
     let mut seen = BTreeSet::new();
-    let documents = passages.iter().map(|passage| passage.document.as_str());
-    documents.filter(|document| seen.insert(*document)).collect()
+    of_passages.into_iter().filter(|document| seen.insert(*document)).collect()
 }
 
 /// Share of the relevant documents among the first `k`.
@@ -129,14 +126,6 @@ mod tests {
 
     #[test]
     fn a_document_counts_once_where_its_first_passage_stands() {
-        let passage = |document: &str| Passage {
-            id: format!("{document}#0"),
-            document: document.into(),
-            title: String::new(),
-            text: String::new(),
-            score: 0.0,
-        };
-        let passages = ["b", "a", "b", "c", "a"].map(passage);
-        assert_eq!(documents(&passages), ["b", "a", "c"]);
+        assert_eq!(documents(["b", "a", "b", "c", "a"]), ["b", "a", "c"]);
     }
 }
