@@ -15,6 +15,7 @@ const OWNERS: &[(&str, &str)] = &[
     ("ort", "bench-fastembed"),
     ("plotters", "bench-report"),
     ("polars", "bench-report"),
+    ("qdrant-edge", "bench-qdrant"),
     ("qdrant-client", "bench-qdrant"),
     ("resvg", "bench-report"),
     ("rusqlite", "bench-run"),

@@ -2,7 +2,8 @@
 
     pip install numpy==2.4.6 usearch==2.26.6 hnswlib==0.8.0 onnxruntime==1.31.1 fastembed==0.9.1
     cargo build --release -p bench-retrieval -p bench-fastembed --examples
-    python run.py <folder with model.onnx, tokenizer.json, libonnxruntime.so*> [--only index|graph|embed]
+    python run.py <folder with model.onnx, tokenizer.json, libonnxruntime.so*> [--only index|graph|embed|edge]
+    cargo build --release -p bench-qdrant --features edge --example edge_speed      (for --only edge)
 
 Every figure is the median of interleaved rounds: each round measures every side once, in a process
 of its own, so that a machine that slows down slows all of them. Writes results.json.
@@ -189,7 +190,7 @@ def main():
     parser.add_argument("model")
     parser.add_argument("--target", default=os.environ.get("CARGO_TARGET_DIR", str(HERE.parents[1] / "target")))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", choices=["index", "graph", "embed"], help="keep the other rows of results.json")
+    parser.add_argument("--only", choices=["index", "graph", "embed", "edge"], help="keep the other rows of results.json")
     arguments = parser.parse_args()
     examples = pathlib.Path(arguments.target, "release", "examples")
     runtime = glob.glob(f"{arguments.model}/libonnxruntime.so*")[0]
@@ -198,10 +199,11 @@ def main():
 
     graphs = ("usearch", "hnswlib")
     # The graph libraries are measured beside ours and beside numpy, which knows what is right.
-    parts = {"index": ("index", "serve"), "graph": ("index", "serve"), "embed": ("embed",), None: ("index", "serve", "embed")}
+    parts = {"index": ("index", "serve"), "graph": ("index", "serve"), "embed": ("embed",), "edge": ("index numpy", "edge"),
+             None: ("index", "serve", "embed")}
 
     def add(name, command):
-        if name.split()[0] in parts[arguments.only]:
+        if name in parts[arguments.only] or name.split()[0] in parts[arguments.only]:
             rounds.setdefault(name, []).append(measure(command))
 
     with tempfile.TemporaryDirectory() as folder:
@@ -218,7 +220,9 @@ def main():
                 add(f"embed {library}", [*me, "peer-embed", library, arguments.model, f"{folder}/texts.json"])
         for library in graphs if arguments.only in (None, "graph") else ():  # their builds take minutes: once
             add(f"index {library}", [*me, "peer-index", library, folder])
-
+        if arguments.only == "edge":  # its build takes minutes: once
+            add("edge ours", [str(examples / "edge_speed"), f"{folder}/vectors.f32", f"{folder}/queries.f32",
+                              str(DIMENSION), f"{folder}/edge"])
 
     middle = lambda name, field: statistics.median(found[field] for found in rounds[name])
     recall = lambda name: statistics.mean(
@@ -239,7 +243,14 @@ def main():
         rows.append({"name": name, "unit": unit, "value": number(value), "peer": peer, "peer_value": number(peer_value),
                      "floor": floor, "higher_is_better": higher_is_better, **common})
 
-    if arguments.only != "embed":
+    if arguments.only == "edge":
+        for field, name, unit, floor in (("build_s", "build and write", "s", None), ("open_s", "open", "s", None),
+                                         ("p50_ms", "search with text, median", "ms", None),
+                                         ("p99_ms", "search with text, p99", "ms", 5)):
+            row(f"edge index, 100,000 x 384: {name}", unit, middle("edge ours", field), "numpy, exact",
+                middle("index numpy", field), floor)
+        row("edge index, 100,000 x 384: recall@10", "share", recall("edge ours"), "numpy, exact", 1.0, 0.98, True)
+    if arguments.only in (None, "index", "graph"):
         beside = {"index": ("numpy",), "graph": graphs, None: ("numpy", *graphs)}[arguments.only]
         for library in beside:
             peer = f"index {library}"
@@ -271,9 +282,10 @@ def main():
     if arguments.only:
         kept = json.loads((HERE / "results.json").read_text()) if (HERE / "results.json").exists() else []
         graph = lambda r: r["peer"].split()[0] in graphs
-        part = lambda r: "embed" if r["name"].startswith("embedding") else "graph" if graph(r) else "index"
+        name = lambda r: r["name"].split()[0]
+        part = lambda r: {"embedding,": "embed", "edge": "edge"}.get(name(r), "graph" if graph(r) else "index")
         rows = [r for r in kept if part(r) != arguments.only] + rows
-        order = ["index", "graph", "embed"]
+        order = ["index", "graph", "edge", "embed"]
         rows.sort(key=lambda r: order.index(part(r)))
     (HERE / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
     for r in rows:

@@ -748,6 +748,20 @@ pub enum IndexBackend {
         #[serde(default = "defaults::qdrant_timeout")]
         timeout_seconds: u64,
     },
+    /// The Qdrant engine inside the program, beside the run's records: searched through a graph
+    /// (HNSW), which may miss some of the nearest chunks. For large corpora without a server; needs
+    /// a build with the feature `edge`.
+    Edge {
+        /// Edges of a node of the graph.
+        #[serde(default = "defaults::hnsw_m")]
+        m: u32,
+        /// Neighbours looked at while the graph is built.
+        #[serde(default = "defaults::hnsw_ef_construct")]
+        ef_construct: u32,
+        /// Neighbours looked at while it is searched: more find more and take longer.
+        #[serde(default = "defaults::hnsw_ef")]
+        ef: u32,
+    },
 }
 
 /// Order of the passages in the prompt.
@@ -1738,6 +1752,15 @@ mod defaults {
     }
     pub(super) fn qdrant_timeout() -> u64 {
         60
+    }
+    pub(super) fn hnsw_m() -> u32 {
+        16
+    }
+    pub(super) fn hnsw_ef_construct() -> u32 {
+        100
+    }
+    pub(super) fn hnsw_ef() -> u32 {
+        128
     }
     pub(super) fn yes() -> bool {
         true

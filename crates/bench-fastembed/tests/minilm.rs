@@ -25,7 +25,10 @@ impl Files {
 fn files(test: &str) -> Option<Files> {
     let Some(folder) = std::env::var_os("BENCH_TEST_MINILM") else {
         // Past the harness, which shows nothing of a test that passes.
-        let _ = writeln!(std::io::stderr(), "skipped {test}: BENCH_TEST_MINILM names no folder with the model");
+        let _ = writeln!(
+            std::io::stderr(),
+            "skipped {test}: BENCH_TEST_MINILM names no folder with the model"
+        );
         return None;
     };
     let folder = PathBuf::from(folder);

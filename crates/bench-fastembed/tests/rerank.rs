@@ -17,7 +17,10 @@ fn fixture() -> PathBuf {
 fn runtime(test: &str) -> Option<PathBuf> {
     let Some(folder) = std::env::var_os("BENCH_TEST_MINILM") else {
         // Past the harness, which shows nothing of a test that passes.
-        let _ = writeln!(std::io::stderr(), "skipped {test}: BENCH_TEST_MINILM names no folder with ONNX Runtime");
+        let _ = writeln!(
+            std::io::stderr(),
+            "skipped {test}: BENCH_TEST_MINILM names no folder with ONNX Runtime"
+        );
         return None;
     };
     let entries = fs_err::read_dir(PathBuf::from(folder)).unwrap();

@@ -1,4 +1,5 @@
 //! An index on a Qdrant server: a collection with a dense vector and a sparse BM25 vector a chunk.
+//! With the feature `edge` also one that the engine keeps inside this program.
 //!
 //! Text is cut and read by the [`Analysis`] that is given, and two rankings are fused here by the
 //! same function as everywhere, so that an arm finds the same passages on a server as on disk.
@@ -6,7 +7,12 @@
 //! approximation noise.
 
 mod bridge;
+#[cfg(feature = "edge")]
+mod edge;
 mod filter;
+
+#[cfg(feature = "edge")]
+pub use edge::{EdgeIndexer, Graph};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -132,15 +132,17 @@ fn check_same(settings: &Rag, exact: &dyn Retriever, server: &dyn Retriever) {
     }
 }
 
-fn check_server(url: &str) {
+/// The same passages as the exact index for every retriever and every setting of a search.
+fn check_conformance(indexer: &dyn Indexer) {
     for retrieval in retrievals() {
         let folder = tempfile::tempdir().unwrap();
         let job = job(folder.path(), retrieval);
         let exact = build(&ExactIndexer, &job).unwrap();
-        let server = build(&indexer(url, None), &job).unwrap();
+        let server = build(indexer, &job).unwrap();
         assert_eq!(server.info().chunks, exact.info().chunks);
         check_same(&job.settings, exact.as_ref(), server.as_ref());
-        let again = build(&indexer(url, None), &job).unwrap();
+        drop(server); // an embedded index is open once
+        let again = build(indexer, &job).unwrap();
         assert!(again.info().seconds == 0.0, "an index that is there is opened");
     }
     for settings in searches() {
@@ -150,10 +152,45 @@ fn check_server(url: &str) {
             let settings = Rag { retriever, chunk_size: 20, ..settings.clone() };
             let job = IndexJob { settings, ..job(folder.path(), Retrieval::Dense {}) };
             let exact = build(&ExactIndexer, &job).unwrap();
-            let server = build(&indexer(url, None), &job).unwrap();
+            let server = build(indexer, &job).unwrap();
             check_same(&job.settings, exact.as_ref(), server.as_ref());
         }
     }
+}
+
+#[cfg(feature = "edge")]
+fn embedded() -> bench_qdrant::EdgeIndexer {
+    let graph = bench_qdrant::Graph { m: 16, ef_construct: 100, ef: 128 };
+    bench_qdrant::EdgeIndexer::new(graph, Arc::new(English))
+}
+
+#[cfg(feature = "edge")]
+#[test]
+fn the_embedded_engine_finds_what_the_exact_index_finds() {
+    check_conformance(&embedded());
+}
+
+#[cfg(feature = "edge")]
+#[test]
+fn an_embedded_index_follows_its_corpus_and_half_of_one_is_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut job = job(folder.path(), Retrieval::Hybrid { dense_weight: 0.5 });
+    let first = build(&embedded(), &job).unwrap();
+    assert_eq!(first.info().documents_new, N_DOCUMENTS as u64);
+    drop(first);
+
+    // What a killed build leaves: a new shard without its mark, beside the old one.
+    std::fs::create_dir_all(folder.path().join("edge.new/segments/half")).unwrap();
+    assert_eq!(build(&embedded(), &job).unwrap().info().documents_new, 0);
+    std::fs::remove_file(folder.path().join("edge/bench.json")).unwrap();
+    assert_eq!(build(&embedded(), &job).unwrap().info().documents_new, N_DOCUMENTS as u64);
+
+    let mut changed = documents();
+    changed[0].text = "A lighthouse stands on the cape.".into();
+    job.documents = Arc::new(changed);
+    let index = build(&embedded(), &job).unwrap();
+    assert_eq!(index.retrieve("the lighthouse", 1).unwrap()[0].document, "document 0");
+    assert!(!folder.path().join("edge.new").exists());
 }
 
 #[test]
@@ -189,13 +226,13 @@ fn a_new_collection_is_laid_out_as_asked() {
 
 #[test]
 fn a_server_finds_what_the_exact_index_finds() {
-    check_server(&Double::start().1);
+    check_conformance(&indexer(&Double::start().1, None));
 }
 
 #[test]
 fn a_real_server_finds_what_the_exact_index_finds() {
     match std::env::var("BENCH_QDRANT_URL") {
-        Ok(url) => check_server(&url),
+        Ok(url) => check_conformance(&indexer(&url, None)),
         Err(_) => {
             // Past the harness, which shows nothing of a test that passes.
             let _ = writeln!(

@@ -317,6 +317,20 @@ impl Backends for Real {
     fn indexer(&self, backend: &IndexBackend) -> Result<Arc<dyn Indexer>, BackendError> {
         match backend {
             IndexBackend::Exact => Ok(Arc::new(ExactIndexer)),
+            #[cfg(feature = "edge")]
+            IndexBackend::Edge { m, ef_construct, ef } => {
+                let graph = bench_qdrant::Graph {
+                    m: *m as usize,
+                    ef_construct: *ef_construct as usize,
+                    ef: *ef as usize,
+                };
+                Ok(Arc::new(bench_qdrant::EdgeIndexer::new(graph, Arc::new(English))))
+            }
+            #[cfg(not(feature = "edge"))]
+            IndexBackend::Edge { .. } => Err(BackendError::fatal(
+                "edge",
+                "this program was built without the index `edge`: build it with `cargo build --release --features edge`, or use `index: exact`",
+            )),
             IndexBackend::Qdrant {
                 url,
                 api_key_env,

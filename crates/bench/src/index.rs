@@ -172,7 +172,7 @@ fn build(
 /// Where the index of a search lies.
 fn at(search: &Search) -> String {
     match &search.job.settings.index {
-        IndexBackend::Exact => search.job.folder.display().to_string(),
+        IndexBackend::Exact | IndexBackend::Edge { .. } => search.job.folder.display().to_string(),
         IndexBackend::Qdrant { url, .. } => url.clone(),
     }
 }
@@ -188,6 +188,9 @@ fn info(
         let state = match &search.job.settings.index {
             IndexBackend::Qdrant { .. } => {
                 "on a server; `bench index build` opens or builds it".into()
+            }
+            IndexBackend::Edge { .. } => {
+                "in the embedded engine; `bench index build` opens or builds it".into()
             }
             IndexBackend::Exact => {
                 let digest = index_digest(&search.job, English.id());

@@ -766,6 +766,12 @@ impl Sense<'_> {
             let message = "`chunk` and `chunk_size` both say how documents are cut";
             self.add(&at("chunk_size"), message, "the second", "keep `chunk`");
         }
+        if let IndexBackend::Edge { m, ef_construct, ef } = rag.index
+            && (m < 2 || ef_construct < 4 || ef == 0)
+        {
+            let help = "`m` is at least 2, `ef_construct` at least 4, `ef` at least 1";
+            self.add(&at("index"), "a graph that cannot be searched", "out of range", help);
+        }
         if let IndexBackend::Qdrant { url, shards, replicas, write_consistency, .. } = &rag.index {
             if !url.starts_with("http") {
                 let message = format!("`{url}` is not an address");
