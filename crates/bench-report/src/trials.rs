@@ -70,7 +70,9 @@ pub fn trials_parquet(records: &[Record]) -> Result<Vec<u8>, ReportError> {
 
 pub(crate) fn trials_of(records: &[&Record]) -> Result<Vec<u8>, ReportError> {
     for record in records {
-        let finite = |verdict: &Verdict| verdict.value().is_none_or(f64::is_finite);
+        let finite = |verdict: &Verdict| {
+            verdict.value().into_iter().chain(verdict.parts().values().copied()).all(f64::is_finite)
+        };
         if let Some((scorer, _)) = record.verdicts.iter().find(|(_, verdict)| !finite(verdict)) {
             return Err(ReportError::NotFinite {
                 trial: name(&record.trial),

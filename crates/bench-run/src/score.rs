@@ -3,6 +3,7 @@
 //! A scorer knows a sample and an answer; arms, runs and models' names it does not know.
 //! Definitions, ranges and sources: `docs/scorers.md`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -33,6 +34,7 @@ mod sql;
 mod squad;
 
 pub use bench_core::record::Preference;
+pub use json::fields_of as json_fields;
 pub use judge::{Effort, RubricJudge};
 pub use pairwise::PairJudge;
 
@@ -76,6 +78,8 @@ pub struct ScorerContext {
     pub folder: PathBuf,
     /// How this eval set words "no answer": see [`abstention::phrases`].
     pub abstentions: Vec<String>,
+    /// The fields that the JSON references of this eval set have: see [`json_fields`].
+    pub json_fields: BTreeSet<String>,
 }
 
 /// What the scorers of an eval set need.
@@ -89,6 +93,7 @@ pub(crate) fn context(
         schema_text: set.schema.clone(),
         folder: loaded.folder.clone(),
         abstentions: abstention::phrases(&set.samples),
+        json_fields: json_fields(&set.samples),
     }
 }
 
@@ -122,7 +127,8 @@ pub fn build(spec: &Spec, context: &ScorerContext) -> Result<Box<dyn Scorer>, St
         Spec::Classification {} => Box::new(classification::score),
         Spec::JsonSchema { .. } => {
             let schema = context.schema_text.as_deref().map(json::compile).transpose()?;
-            Box::new(move |sample, answer| json::score(sample, answer, schema.as_ref()))
+            let fields = context.json_fields.clone();
+            Box::new(move |sample, answer| json::score(sample, answer, schema.as_ref(), &fields))
         }
         Spec::Functional {} => Box::new(functional::score),
         Spec::Abstained {} => {
@@ -243,12 +249,17 @@ fn judged(right: bool) -> Verdict {
 
 /// Wrong, with the grounds that a reader of the answer would look for.
 fn wrong(reason: impl Into<String>) -> Verdict {
-    Verdict::Scored { value: 0.0, reason: Some(reason.into()) }
+    Verdict::explained(0.0, Some(reason.into()))
 }
 
 /// The best of a figure over the reference and its aliases.
 fn best(sample: &Sample, figure: impl Fn(&str) -> f64) -> Verdict {
     Verdict::scored(sample.accepted().map(figure).fold(0.0, f64::max))
+}
+
+/// Named parts of a figure, as a verdict keeps them.
+fn named<N: Into<String>>(parts: impl IntoIterator<Item = (N, f64)>) -> BTreeMap<String, f64> {
+    parts.into_iter().map(|(name, value)| (name.into(), value)).collect()
 }
 
 /// The first Markdown code block of a reply, or all of it: models like to fence code.
