@@ -17,6 +17,7 @@ mod charts;
 mod comparison;
 mod decision;
 mod judging;
+mod scorers;
 mod synthetic;
 mod tools;
 
