@@ -159,6 +159,11 @@ pub fn check(spec: &Spec, samples: &[Sample]) -> Vec<String> {
     if let Spec::Regex { pattern } = spec {
         return expression(pattern).err().into_iter().collect();
     }
+    problems(spec, samples).into_iter().map(|(_, problem)| problem).collect()
+}
+
+/// The samples that lack what a scorer needs: position, and the problem with the sample's id.
+pub(crate) fn problems(spec: &Spec, samples: &[Sample]) -> Vec<(usize, String)> {
     let problem: &dyn Fn(&Sample) -> Option<String> = match spec {
         Spec::Numeric { .. } => &numeric::problem,
         Spec::Choice { .. } => &choice::problem,
@@ -179,23 +184,31 @@ pub fn check(spec: &Spec, samples: &[Sample]) -> Vec<String> {
         | Spec::EmbeddingSimilarity {}
         | Spec::Judge {} => return Vec::new(),
     };
-    samples
-        .iter()
-        .filter_map(|sample| Some((sample, problem(sample)?)))
-        .map(|(sample, problem)| format!("sample `{}`: {problem}", sample.id))
-        .collect()
+    let problems = samples.iter().enumerate().filter_map(|(at, sample)| {
+        Some((at, format!("sample `{}`: {}", sample.id, problem(sample)?)))
+    });
+    problems.collect()
 }
 
-/// What keeps a scorer from being built, whatever is answered: found before anything is spent.
+/// What is wrong with a scorer whatever is answered, found before anything is spent.
+#[derive(Debug, Default)]
+pub(crate) struct Unbuildable {
+    /// What keeps it from being built, or from scoring any sample.
+    pub(crate) problems: Vec<String>,
+    /// What leaves some samples unscored.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// Looks whether a scorer can be built and finds what it reads.
 pub(crate) fn unbuildable(
     spec: &Spec,
     schema: Option<&str>,
     folder: &Path,
     samples: &[Sample],
-) -> Vec<String> {
+) -> Unbuildable {
     // These two stand on models, which are not loaded yet.
     if matches!(spec, Spec::EmbeddingSimilarity {} | Spec::Judge {}) {
-        return Vec::new();
+        return Unbuildable::default();
     }
     let context = ScorerContext {
         schema_text: schema.map(str::to_owned),
@@ -203,9 +216,9 @@ pub(crate) fn unbuildable(
         ..ScorerContext::default()
     };
     match (build(spec, &context), spec) {
-        (Err(problem), _) => vec![problem],
+        (Err(problem), _) => Unbuildable { problems: vec![problem], ..Unbuildable::default() },
         (Ok(_), Spec::SqlExecution { database }) => sql::unreadable(database, folder, samples),
-        (Ok(_), _) => Vec::new(),
+        (Ok(_), _) => Unbuildable::default(),
     }
 }
 
