@@ -67,7 +67,7 @@ type Unit = Vec<(usize, Counts)>;
 pub fn label_scores(samples: &[Labelled], labels: usize) -> Vec<LabelScore> {
     let mut counts = vec![[0.0; 3]; labels];
     for unit in samples.iter().filter_map(unit) {
-        add(&mut counts, &unit);
+        add(&mut counts, &unit, 1.0);
     }
     let share = |part: f64, of: f64| (of > 0.0).then(|| part / of);
     counts
@@ -102,7 +102,7 @@ pub fn macro_f1(samples: &[Labelled], clusters: &Clusters, options: &Options) ->
     let labels = units.iter().flatten().map(|(label, _)| label + 1).max()?;
     let mut total = vec![[0.0; 3]; labels];
     for unit in &units {
-        add(&mut total, unit);
+        add(&mut total, unit, 1.0);
     }
     let value = mean_f1(&total)?;
     Some(MacroF1 {
@@ -115,25 +115,36 @@ pub fn macro_f1(samples: &[Labelled], clusters: &Clusters, options: &Options) ->
 
 fn interval(units: &[Unit], total: &[Counts], value: f64, options: &Options) -> Option<(f64, f64)> {
     let n = units.len();
+    // Equal samples are drawn one by one and counted together: of labels there are few kinds.
+    let kinds: Vec<&[Unit]> = units.chunk_by(|one, next| one == next).collect();
+    let kind_of: Vec<u32> =
+        (0..).zip(&kinds).flat_map(|(kind, like)| like.iter().map(move |_| kind)).collect();
     let base = ChaCha8Rng::seed_from_u64(options.seed);
-    let fresh = || (vec![0_u32; n], vec![[0.0; 3]; total.len()]);
+    let fresh = || (vec![0_u32; n], vec![0_u32; kinds.len()], vec![[0.0; 3]; total.len()]);
     let replicates: Vec<Option<f64>> = (0..options.draws)
         .into_par_iter()
         .with_min_len(64)
-        .map_init(fresh, |(random, counts), draw| {
+        .map_init(fresh, |(random, drawn, counts), draw| {
             let mut rng = base.clone();
             rng.set_stream(draw as u64);
             rng.fill(&mut random[..]);
-            counts.fill([0.0; 3]);
+            drawn.fill(0);
             for &word in &*random {
-                add(counts, &units[((u64::from(word) * n as u64) >> 32) as usize]);
+                drawn[kind_of[((u64::from(word) * n as u64) >> 32) as usize] as usize] += 1;
+            }
+            counts.fill([0.0; 3]);
+            for (like, &times) in kinds.iter().zip(&*drawn).filter(|(_, times)| **times > 0) {
+                add(counts, &like[0], f64::from(times));
             }
             mean_f1(counts)
         })
         .collect();
     let replicates: Vec<f64> = replicates.into_iter().flatten().collect();
-    let jackknife: Vec<f64> =
-        units.iter().filter_map(|unit| without(total, unit)).map(|x| -x).collect();
+    let jackknife: Vec<f64> = kinds
+        .iter()
+        .filter_map(|like| Some(std::iter::repeat_n(-without(total, &like[0])?, like.len())))
+        .flatten()
+        .collect();
     bca(&replicates, value, acceleration(&jackknife), expanded_critical(n, options.level))
 }
 
@@ -172,9 +183,9 @@ fn joined(units: impl Iterator<Item = (u32, Unit)>) -> Vec<Unit> {
     clusters.into_values().map(sorted).collect()
 }
 
-fn add(counts: &mut [Counts], unit: &Unit) {
+fn add(counts: &mut [Counts], unit: &Unit, times: f64) {
     for (label, more) in unit {
-        counts[*label].iter_mut().zip(more).for_each(|(sum, x)| *sum += x);
+        counts[*label].iter_mut().zip(more).for_each(|(sum, x)| *sum += times * x);
     }
 }
 
