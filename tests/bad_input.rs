@@ -349,3 +349,161 @@ fn a_full_disk_is_an_error_and_loses_nothing() {
     let ran = scratch.bench(&["run", "x.yaml"]);
     assert!(ran.out.contains(&format!("({} answered now)", 90 - kept)), "{kept} kept: {ran:#?}");
 }
+
+/// What scorers, judges and decisions need, each refused at its line, with what to do, and nothing
+/// spent.
+#[test]
+fn scores_and_decisions_that_cannot_work_are_refused_before_anything_is_spent() {
+    // A reference that is missing, or is not what the scorer needs: the file and its line.
+    let facts = "scorers: [contains, token_f1]";
+    for (scorer, words) in [
+        (
+            "functional",
+            &["eval.jsonl, line 1: functional: sample `f0`", "is no form `f(a[b], …)`"][..],
+        ),
+        ("numeric", &["eval.jsonl, line 1: numeric: sample `f0`", "numeric: 7 more problems"]),
+        ("json_schema", &["eval.jsonl, line 5: json_schema: sample `f4`", "is not JSON"]),
+        ("choice", &["eval.jsonl, line 2: choice: sample `f1`", "give 2 to 26"]),
+    ] {
+        let mut words = words.to_vec();
+        words.extend(["x.yaml:11", "mend the samples, or choose another scorer"]);
+        check_edit(facts, &format!("scorers: [{scorer}]"), &words);
+    }
+    let scratch = Scratch::new();
+    scratch.write(
+        "eval.jsonl",
+        "\n{\"id\":\"a\",\"input\":\"q\",\"reference\":\"r\"}\n{\"id\":\"b\",\"input\":\"q\",\"reference\":\" \"}\n{\"id\":\"c\",\"input\":\"q\"}\n",
+    );
+    check(
+        &scratch,
+        &["run", "x.yaml"],
+        2,
+        &[
+            "eval.jsonl, line 3: sample `b` has an empty reference; give the right answer",
+            "eval.jsonl, line 4: missing field `reference`",
+            "mend this line of the file",
+            "x.yaml:11",
+        ],
+    );
+    assert!(!scratch.path().join("runs").exists());
+    // A judge without a model, grades in its rubric, or a second arm.
+    check_edit("judge: { model: j", "judge: { model: jj", &["x.yaml:8", "there is no model `jj`"]);
+    let scratch = Scratch::new();
+    scratch.write("rubric.txt", "Be fair.");
+    scratch.edit("'Grade 1: right. Grade 0: wrong.'", "file://rubric.txt");
+    check(
+        &scratch,
+        &["run", "x.yaml"],
+        2,
+        &["x.yaml:8", "rubric.txt", "does not say what grade 0 means", "one line per grade"],
+    );
+    let scratch = Scratch::new();
+    scratch.write("l.jsonl", "{\"set\":\"facts\",\"arm\":\"rag\",\"sample\":\"f0\",\"grade\":7}\n");
+    scratch.edit("grades: [0, 1]", "grades: [0, 1], labels: l.jsonl");
+    check(
+        &scratch,
+        &["run", "x.yaml"],
+        2,
+        &["x.yaml:8", "l.jsonl, line 1: grade 7 is not on the judge's scale: 0, 1"],
+    );
+    let one = "version: 1
+models: { m: { scripted: { otherwise: r } }, j: { scripted: { otherwise: A } } }
+judge: { model: j, mode: pairwise, rubric: the better one }
+eval_sets: [{ name: forms, path: forms.jsonl, scorers: [exact_match] }]
+arms: [{ name: zero_shot, model: m, strategy: prompt }]
+";
+    let scratch = Scratch::new();
+    scratch.write("x.yaml", one);
+    let words =
+        &["x.yaml:3", "a pairwise judge needs two arms", "add an arm, or take `mode: rubric`"];
+    check(&scratch, &["run", "x.yaml"], 2, words);
+    // A margin of nothing, and limits on what nobody measures.
+    let exact = "scorers: [exact_match]";
+    let words =
+        &["x.yaml:12", "the margin 0.02 is of no metric", "for example `scorers: [exact_match]`"];
+    check_edit(exact, "scorers: []", words);
+    for (limit, words) in [
+        (
+            "max_cost_per_1000: 1",
+            &["this run does not measure it: no prices for m", "drop the limit"][..],
+        ),
+        ("max_training_cost: 1", &["no price of an hour for m", "or drop it"]),
+        ("min_retention: 0.9", &["retention is limited", "`retention: true`"]),
+    ] {
+        let mut words = words.to_vec();
+        words.push("x.yaml:19");
+        let limited = format!("baseline: zero_shot, constraints: {{ {limit} }} }}");
+        check_edit("baseline: zero_shot }", &limited, &words);
+    }
+}
+
+/// One database of several that is missing or damaged costs its samples, not the run.
+#[test]
+fn a_database_that_cannot_be_read_leaves_its_samples_unscored_and_the_run_goes_on() {
+    let scratch = Scratch::new();
+    // To SQLite, an empty file is a database without tables.
+    scratch.write("good.sqlite", "");
+    scratch.write("bad.sqlite", &"not a database ".repeat(100));
+    let row = |(at, db): (usize, &str)| {
+        format!(
+            "{{\"id\":\"q{at}\",\"input\":\"How many? {at}\",\"reference\":\"SELECT 1\",\"meta\":{{\"db\":\"{db}\"}}}}\n"
+        )
+    };
+    let samples = ["good", "bad", "absent", "good"].into_iter().enumerate().map(row);
+    scratch.write("sql.jsonl", &samples.collect::<String>());
+    let experiment = |database: &str| {
+        format!(
+            "version: 1
+models: {{ m: {{ scripted: {{ otherwise: SELECT 1 }} }} }}
+eval_sets: [{{ name: sql, path: sql.jsonl, scorers: [{{ sql_execution: {{ database: '{database}' }} }}] }}]
+arms: [{{ name: zero_shot, model: m, strategy: prompt }}]
+"
+        )
+    };
+    scratch.write("x.yaml", &experiment("{db}.sqlite"));
+    let ran = scratch.bench(&["run", "x.yaml"]);
+    assert_eq!(ran.code, Some(0), "{ran:#?}");
+    for words in [
+        "database `bad.sqlite`",
+        "database `absent.sqlite`: no such file; samples that it leaves unscored: 1",
+    ] {
+        assert!(ran.err.contains(words), "`{words}` is not in {}", ran.err);
+    }
+    let summary = String::from_utf8(scratch.read("reports/x/tables/summary.csv")).unwrap();
+    let figures: Vec<&str> = summary.lines().nth(1).unwrap().split(',').collect();
+    // Two samples are scored, both right; two are unscored and not wrong.
+    assert_eq!((figures[4], figures[5], figures[16]), ("2", "1.000000", "2"), "{summary}");
+    // Where none can be read, the setting is wrong.
+    scratch.write("x.yaml", &experiment("no/{db}.sqlite"));
+    check(&scratch, &["run", "x.yaml"], 2, &["x.yaml:3", "no/{db}.sqlite", "docs/scorers.md"]);
+    scratch.write("x.yaml", &experiment("bad.sqlite"));
+    check(
+        &scratch,
+        &["run", "x.yaml"],
+        2,
+        &["x.yaml:3", "database `bad.sqlite`", "docs/scorers.md"],
+    );
+}
+
+/// What is printed onto a full disk is an error; a reader that has seen enough is none.
+#[cfg(target_os = "linux")]
+#[test]
+fn output_that_cannot_be_written_is_an_error_and_a_closed_pipe_is_none() {
+    let scratch = Scratch::new();
+    for arguments in [&["doctor"][..], &["schema"], &["plan", "x.yaml"], &["completions", "bash"]] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = scratch.command(arguments).stdout(full).output().unwrap();
+        let err = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {err}");
+        assert!(err.contains("the output cannot be written") && !err.contains("panicked"), "{err}");
+    }
+    let mut child = scratch
+        .command(&["schema"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0), "{output:?}");
+}

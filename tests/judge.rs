@@ -49,6 +49,20 @@ fn judges_are_measured_and_the_card_says_what_they_are_worth() {
 }
 
 #[test]
+fn a_calibration_file_is_checked_as_what_it_is() {
+    let scratch = Scratch::new();
+    labelled(&scratch);
+    let ran = scratch.bench(&["check", "j.yaml"]);
+    assert_eq!(ran.code, Some(0), "{ran:#?}");
+    assert!(ran.out.contains("2 judges, 20 labelled samples; nothing is wrong"), "{}", ran.out);
+    scratch
+        .write("j.yaml", &CALIBRATION.replacen("judges: [fair, kind]", "judges: [fair, kin]", 1));
+    let ran = scratch.bench(&["check", "j.yaml"]);
+    assert_eq!(ran.code, Some(2), "{ran:#?}");
+    assert!(ran.err.contains("there is no model `kin`") && !ran.err.contains("eval_sets"));
+}
+
+#[test]
 fn a_calibration_that_cannot_work_is_explained_before_anything_is_judged() {
     for (from, to, words) in [
         ("judges: [fair, kind]", "judges: [fair, kin]", "there is no model `kin`"),

@@ -226,6 +226,10 @@ pub enum Verdict {
         /// The scorer's grounds, where it gives them (a judge does).
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
+        /// What of the answer is right, by the name of the part, each between 0 and 1; empty for
+        /// scorers that tell no parts apart, and in records of earlier versions.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        parts: BTreeMap<String, f64>,
     },
     /// The scorer could not decide. Excluded from means and counted beside them.
     Unscored {
@@ -237,7 +241,21 @@ pub enum Verdict {
 impl Verdict {
     /// A figure without grounds.
     pub fn scored(value: f64) -> Self {
-        Self::Scored { value, reason: None }
+        Self::explained(value, None)
+    }
+
+    /// A figure with the scorer's grounds, where it gives them.
+    pub fn explained(value: f64, reason: Option<String>) -> Self {
+        Self::Scored { value, reason, parts: BTreeMap::new() }
+    }
+
+    /// The same, telling what of the answer is right; an unscored verdict stays as it is.
+    #[must_use]
+    pub fn with_parts(self, parts: BTreeMap<String, f64>) -> Self {
+        match self {
+            Self::Scored { value, reason, .. } => Self::Scored { value, reason, parts },
+            unscored @ Self::Unscored { .. } => unscored,
+        }
     }
 
     /// No figure, and why.
@@ -252,6 +270,15 @@ impl Verdict {
             Self::Unscored { .. } => None,
         }
     }
+
+    /// What of the answer is right, by part; empty where no parts are told.
+    pub fn parts(&self) -> &BTreeMap<String, f64> {
+        static NONE: BTreeMap<String, f64> = BTreeMap::new();
+        match self {
+            Self::Scored { parts, .. } => parts,
+            Self::Unscored { .. } => &NONE,
+        }
+    }
 }
 
 impl Record {
@@ -261,5 +288,25 @@ impl Record {
             Outcome::Answered(answer) => Some(answer),
             Outcome::Failed { .. } => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verdict_without_parts_reads_and_writes_as_it_always_did() {
+        let old = r#"{"scored":{"value":0.5,"reason":"so"}}"#;
+        let verdict: Verdict = serde_json::from_str(old).unwrap();
+        assert_eq!(verdict, Verdict::explained(0.5, Some("so".into())));
+        assert_eq!(serde_json::to_string(&verdict).unwrap(), old);
+        let parts = BTreeMap::from([("valid".to_owned(), 1.0)]);
+        let verdict = verdict.with_parts(parts.clone());
+        let text = serde_json::to_string(&verdict).unwrap();
+        assert_eq!(text, r#"{"scored":{"value":0.5,"reason":"so","parts":{"valid":1.0}}}"#);
+        assert_eq!(serde_json::from_str::<Verdict>(&text).unwrap().parts(), &parts);
+        let unscored = Verdict::unscored("why").with_parts(parts);
+        assert_eq!((unscored.parts().len(), unscored.value()), (0, None));
     }
 }

@@ -19,7 +19,7 @@ mod prompting;
 mod resolve;
 mod tuning;
 
-pub use calibration::{Calibration, Labelled, parse_calibration};
+pub use calibration::{Calibration, Labelled, is_calibration, parse_calibration};
 pub use check::{parse, parse_on, unmeasured};
 pub use node::did_you_mean;
 pub use prices::{BreakEven, Price, PriceList, Prices, TunedPrice, parse_prices};

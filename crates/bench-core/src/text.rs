@@ -12,9 +12,27 @@ pub fn acts(c: char) -> bool {
         || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
+/// A text as a label: lower case, one space between words, without surrounding white space,
+/// quotes, brackets, emphasis and full stops. The rows and columns of a confusion matrix.
+pub fn label(text: &str) -> String {
+    const AROUND: &[char] = &[
+        '"', '\'', '`', '“', '”', '‘', '’', '.', ',', ':', ';', '!', '?', '(', ')', '[', ']', '{',
+        '}', '<', '>', '*',
+    ];
+    let text = text.trim_matches(|c: char| c.is_whitespace() || AROUND.contains(&c));
+    text.to_lowercase().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_label_is_what_is_left_without_case_and_what_stands_around_it() {
+        assert_eq!(label(" **Sci/Tech.** "), "sci/tech");
+        assert_eq!(label("Card   arrival"), "card arrival");
+        assert_eq!(label("\n"), "");
+    }
 
     #[test]
     fn what_acts_on_a_terminal_or_turns_text_around_is_replaced() {

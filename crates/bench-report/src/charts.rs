@@ -62,6 +62,7 @@ pub(crate) fn all(evaluation: &Evaluation<'_>) -> Result<Vec<Chart>, ReportError
             tradeoff::cost(evaluation, set, metric)?,
             break_even::crossings(evaluation, set)?,
             bars::outcomes(set, metric)?,
+            heat::labels(set, &evaluation.options)?,
             heat::slices(set, metric, &evaluation.options)?,
             recall,
             ndcg,

@@ -16,7 +16,9 @@ use bench_stats::{
     analyse, estimate,
 };
 
+use crate::classification::Classified;
 use crate::cost::{Costing, Rivalry};
+use crate::parts::PartResult;
 use crate::retrieval::RetrievalResult;
 use crate::sequential::Look;
 use crate::tables::Slice;
@@ -74,6 +76,8 @@ pub(crate) struct Once {
     pub(crate) slices: OnceLock<Vec<Slice>>,
     pub(crate) costings: OnceLock<Vec<Option<Costing>>>,
     pub(crate) rivalries: OnceLock<Vec<Rivalry>>,
+    pub(crate) classified: OnceLock<Option<Classified>>,
+    pub(crate) parts: OnceLock<Vec<PartResult>>,
 }
 
 /// An arm on one eval set; where it was trained with several seeds, one contender for each, because
@@ -576,6 +580,27 @@ impl<'a> SetResult<'a> {
 }
 
 impl SetResult<'_> {
+    /// The mean of what trials of a contender have, over the samples of which any trial has it; of a
+    /// sample with repeats their mean. `None` where no trial has it.
+    pub(crate) fn estimate_trials(
+        &self,
+        contender: usize,
+        value: impl Fn(&Record) -> Option<f64>,
+        options: &Options,
+    ) -> Option<Estimate> {
+        let contender = &self.contenders[contender];
+        let mut sums: BTreeMap<usize, (f64, usize)> = BTreeMap::new();
+        for (record, &sample) in contender.trials.iter().zip(&contender.positions) {
+            if let Some(value) = value(record) {
+                let (sum, n) = sums.entry(sample).or_default();
+                (*sum, *n) = (*sum + value, *n + 1);
+            }
+        }
+        let samples: Vec<usize> = sums.keys().copied().collect();
+        let values: Vec<f64> = sums.into_values().map(|(sum, n)| sum / n as f64).collect();
+        estimate(&values, &self.clusters_of(&samples), options)
+    }
+
     /// The clusters of some samples.
     pub(crate) fn clusters_of(&self, samples: &[usize]) -> Clusters {
         clusters(&self.samples, &self.labels, samples.iter().copied())

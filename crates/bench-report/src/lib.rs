@@ -14,8 +14,10 @@ mod browser;
 mod budget;
 mod causes;
 mod charts;
+mod classification;
 mod compare;
 mod cost;
+mod declining;
 mod diagnosis;
 mod effects;
 mod evaluation;
@@ -24,6 +26,7 @@ mod grid;
 mod judging;
 mod learning;
 mod page;
+mod parts;
 mod retention;
 mod retrieval;
 mod sequential;
@@ -102,6 +105,11 @@ pub enum ReportError {
     /// Parquet, but not ours.
     #[error("the file holds no trials of `bench`: give a `trials.parquet` of a report")]
     NotTrials,
+    /// Parquet whose pages cannot be unpacked.
+    #[error(
+        "the file is damaged: take it from Git, or run the experiment again, which asks nothing twice"
+    )]
+    Damaged,
     /// A table was written by something else, or changed.
     #[error(
         "the file has no column `{column}`: it was changed after it was written; take it from Git, or run the experiment again, which asks nothing twice"

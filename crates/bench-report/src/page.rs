@@ -28,6 +28,7 @@ use crate::{ReportError, browser, causes, effects, retention, retrieval, trouble
 
 mod judging;
 mod prompting;
+mod scorers;
 mod variance;
 
 /// Flips that the page shows per arm and direction; all are in `flips.csv`.
@@ -355,6 +356,10 @@ fn section(evaluation: &Evaluation<'_>, set: &SetResult<'_>, mut charts: Vec<&Ch
     section.parts = vec![
         part(quality(evaluation, set, &set.metrics[..1]), &["differences"]),
         part(other_scores(evaluation, set), &[]),
+        part(scorers::classification_grid(evaluation, set), &["confusion"]),
+        part(scorers::confused_grid(evaluation, set), &[]),
+        part(scorers::part_grid(evaluation, set), &[]),
+        part(scorers::declining_grid(evaluation, set), &[]),
         part(retention_grid(set), &["retention"]),
         part(
             usage(evaluation, set),
@@ -378,6 +383,11 @@ fn section(evaluation: &Evaluation<'_>, set: &SetResult<'_>, mut charts: Vec<&Ch
         part(corrected, &[]),
         part(strengths, &[]),
     ];
+    let matrices = scorers::confusion_grids(evaluation, set);
+    let behind = section.parts.iter().position(|part| part.grid.title == scorers::CLASSIFICATION);
+    for (at, matrix) in (behind.map_or(0, |at| at + 1)..).zip(matrices) {
+        section.parts.insert(at, Part { grid: matrix, charts: Vec::new() });
+    }
     section.parts.retain(|part| !part.grid.rows.is_empty() || !part.charts.is_empty());
     section.flips = flips(set, primary);
     section

@@ -22,6 +22,7 @@ use crate::trials::{scores_of, trials_of};
 use crate::{ReportError, judging};
 
 pub(crate) mod prompting;
+mod scorers;
 
 /// Characters of an answer that `flips.csv` keeps.
 const FLIP_TEXT: usize = 1000;
@@ -83,6 +84,11 @@ pub(crate) fn files(
             .chain([("variances", crate::variance::table(evaluation))])
             .filter(|(_, table)| !table.is_empty()),
     ) {
+        files.push((format!("tables/{name}.csv"), table.csv()?));
+    }
+    // Tables that few runs have are both, where they have rows.
+    for (name, table) in scorers::all(evaluation).into_iter().filter(|(_, t)| !t.is_empty()) {
+        files.push((format!("tables/{name}.parquet"), table.parquet()?));
         files.push((format!("tables/{name}.csv"), table.csv()?));
     }
     files.push(("tables/flips.csv".into(), flips(evaluation)?));
@@ -159,7 +165,7 @@ fn summary(evaluation: &Evaluation<'_>) -> Table {
     table
 }
 
-fn method(estimate: &Estimate) -> &'static str {
+pub(crate) fn method(estimate: &Estimate) -> &'static str {
     use bench_stats::Method::{
         Bca, ClusterRobust, ConfidenceSequence, Constant, Hall, Tango, Wilson, WilsonClustered,
     };

@@ -70,7 +70,9 @@ pub fn trials_parquet(records: &[Record]) -> Result<Vec<u8>, ReportError> {
 
 pub(crate) fn trials_of(records: &[&Record]) -> Result<Vec<u8>, ReportError> {
     for record in records {
-        let finite = |verdict: &Verdict| verdict.value().is_none_or(f64::is_finite);
+        let finite = |verdict: &Verdict| {
+            verdict.value().into_iter().chain(verdict.parts().values().copied()).all(f64::is_finite)
+        };
         if let Some((scorer, _)) = record.verdicts.iter().find(|(_, verdict)| !finite(verdict)) {
             return Err(ReportError::NotFinite {
                 trial: name(&record.trial),
@@ -139,7 +141,14 @@ fn trial_frame(
 /// # Errors
 /// Bytes that are not such a file, a file of a newer version, a column that is missing.
 pub fn read_trials(bytes: &[u8]) -> Result<Vec<Record>, ReportError> {
-    Trials::open(bytes.to_vec())?.records(&[])
+    guarded(|| Trials::open(bytes.to_vec())?.records(&[]))
+}
+
+/// Polars panics on some files whose pages are damaged: a file that the user can mend, not our mistake.
+fn guarded<T>(read: impl FnOnce() -> Result<T, ReportError>) -> Result<T, ReportError> {
+    // What the closure leaves half-done is dropped with it.
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(read))
+        .unwrap_or(Err(ReportError::Damaged))
 }
 
 /// As [`read_trials`], without what a report of very many trials does not show: of every arm on
@@ -148,14 +157,16 @@ pub fn read_trials(bytes: &[u8]) -> Result<Vec<Record>, ReportError> {
 /// # Errors
 /// As [`read_trials`].
 pub fn read_figures(bytes: Vec<u8>) -> Result<Vec<Record>, ReportError> {
-    let trials = Trials::open(bytes)?;
-    if !is_large(trials.rows) {
-        return trials.records(&[]);
-    }
-    // What is not asked for is not even unpacked.
-    let mut records = trials.records(&PROMPT)?;
-    trials.add_prompts(&mut records)?;
-    Ok(records)
+    guarded(|| {
+        let trials = Trials::open(bytes)?;
+        if !is_large(trials.rows) {
+            return trials.records(&[]);
+        }
+        // What is not asked for is not even unpacked.
+        let mut records = trials.records(&PROMPT)?;
+        trials.add_prompts(&mut records)?;
+        Ok(records)
+    })
 }
 
 /// Of how many trials of an arm on a set the prompts are looked at, in a run of so many trials.
@@ -494,5 +505,18 @@ impl<'a> Rows<'a> {
 
     fn empty<T: PolarsDataType>(&self, column: &ChunkedArray<T>, at: usize) -> ReportError {
         ReportError::EmptyCell { column: column.name().to_string(), row: self.from + at + 1 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_over_a_damaged_page_is_an_error_of_the_file() {
+        let page: &[u8] = &[];
+        let error = guarded(|| Ok(page[page.len()])).unwrap_err();
+        assert!(matches!(error, ReportError::Damaged), "{error}");
+        assert!(guarded(|| Ok(1)).is_ok());
     }
 }

@@ -282,6 +282,16 @@ const SHOWN_ROW_ERRORS: usize = 5;
 /// The numbers of at most this many further ones are given.
 const SHOWN_LINES: usize = 50;
 
+/// The first few of many like messages, and how many more there are.
+fn shown(mut messages: Vec<String>, scorer: &str) -> Vec<String> {
+    let more = messages.len().saturating_sub(SHOWN_ROW_ERRORS);
+    messages.truncate(SHOWN_ROW_ERRORS);
+    if more > 0 {
+        messages.push(format!("{scorer}: {more} more problems like these"));
+    }
+    messages
+}
+
 /// Where the words of a turn come from.
 #[derive(Clone, Debug, Default)]
 struct Origin {
@@ -418,6 +428,14 @@ impl Reader<'_> {
             self.add(path, message, "mend these lines of the file too");
         }
         None
+    }
+
+    /// The lines, from 1, of the samples of a file that has been read.
+    fn sample_lines(&mut self, path: &[&str], name: &str) -> Vec<usize> {
+        let Some(bytes) = self.bytes(path, name) else { return Vec::new() };
+        let (text, _) = lines(bytes);
+        let rows = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
+        rows.map(|(line, _)| line).collect()
     }
 
     /// A gate on a cost needs the prices of its arm.
@@ -570,18 +588,11 @@ impl Reader<'_> {
         for (position, scorer) in set.scorers.iter().enumerate() {
             let path = ["eval_sets", &i, "scorers", &position.to_string()];
             let asked = samples.as_deref().unwrap_or_default();
-            let problems = score::unbuildable(scorer, schema.as_deref(), self.folder, asked);
-            let more = problems.len().saturating_sub(SHOWN_ROW_ERRORS);
-            let help = "mend this setting of the scorer; what it may be: `docs/scorers.md`";
-            for problem in problems.into_iter().take(SHOWN_ROW_ERRORS) {
+            let found = score::unbuildable(scorer, schema.as_deref(), self.folder, asked);
+            self.warnings.extend(shown(found.warnings, scorer.name()));
+            for problem in shown(found.problems, scorer.name()) {
+                let help = "mend this setting of the scorer; what it may be: `docs/scorers.md`";
                 self.add(&path, problem, help);
-            }
-            if more > 0 {
-                self.add(
-                    &path,
-                    format!("{}: {more} more problems like these", scorer.name()),
-                    help,
-                );
             }
         }
         let samples = samples?;
@@ -591,10 +602,17 @@ impl Reader<'_> {
                 self.gold(&at("dev"), name, dev, corpus);
             }
         }
-        let own = |scorer: &&Scorer| !matches!(scorer, Scorer::Regex { .. });
-        for scorer in set.scorers.iter().filter(own) {
-            for problem in score::check(scorer, &samples) {
-                let message = format!("{}: {}: {problem}", set.path, scorer.name());
+        for scorer in &set.scorers {
+            let problems = score::problems(scorer, &samples);
+            if problems.is_empty() {
+                continue;
+            }
+            let lines = self.sample_lines(&at("path"), &set.path);
+            let placed = problems.into_iter().map(|(sample, problem)| {
+                let line = lines.get(sample).map_or(String::new(), |line| format!(", line {line}"));
+                format!("{}{line}: {}: {problem}", set.path, scorer.name())
+            });
+            for message in shown(placed.collect(), scorer.name()) {
                 self.add(&at("scorers"), message, "mend the samples, or choose another scorer");
             }
         }

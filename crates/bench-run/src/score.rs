@@ -3,6 +3,7 @@
 //! A scorer knows a sample and an answer; arms, runs and models' names it does not know.
 //! Definitions, ranges and sources: `docs/scorers.md`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -33,6 +34,7 @@ mod sql;
 mod squad;
 
 pub use bench_core::record::Preference;
+pub use json::fields_of as json_fields;
 pub use judge::{Effort, RubricJudge};
 pub use pairwise::PairJudge;
 
@@ -76,6 +78,8 @@ pub struct ScorerContext {
     pub folder: PathBuf,
     /// How this eval set words "no answer": see [`abstention::phrases`].
     pub abstentions: Vec<String>,
+    /// The fields that the JSON references of this eval set have: see [`json_fields`].
+    pub json_fields: BTreeSet<String>,
 }
 
 /// What the scorers of an eval set need.
@@ -89,6 +93,7 @@ pub(crate) fn context(
         schema_text: set.schema.clone(),
         folder: loaded.folder.clone(),
         abstentions: abstention::phrases(&set.samples),
+        json_fields: json_fields(&set.samples),
     }
 }
 
@@ -122,7 +127,8 @@ pub fn build(spec: &Spec, context: &ScorerContext) -> Result<Box<dyn Scorer>, St
         Spec::Classification {} => Box::new(classification::score),
         Spec::JsonSchema { .. } => {
             let schema = context.schema_text.as_deref().map(json::compile).transpose()?;
-            Box::new(move |sample, answer| json::score(sample, answer, schema.as_ref()))
+            let fields = context.json_fields.clone();
+            Box::new(move |sample, answer| json::score(sample, answer, schema.as_ref(), &fields))
         }
         Spec::Functional {} => Box::new(functional::score),
         Spec::Abstained {} => {
@@ -153,6 +159,11 @@ pub fn check(spec: &Spec, samples: &[Sample]) -> Vec<String> {
     if let Spec::Regex { pattern } = spec {
         return expression(pattern).err().into_iter().collect();
     }
+    problems(spec, samples).into_iter().map(|(_, problem)| problem).collect()
+}
+
+/// The samples that lack what a scorer needs: position, and the problem with the sample's id.
+pub(crate) fn problems(spec: &Spec, samples: &[Sample]) -> Vec<(usize, String)> {
     let problem: &dyn Fn(&Sample) -> Option<String> = match spec {
         Spec::Numeric { .. } => &numeric::problem,
         Spec::Choice { .. } => &choice::problem,
@@ -173,23 +184,31 @@ pub fn check(spec: &Spec, samples: &[Sample]) -> Vec<String> {
         | Spec::EmbeddingSimilarity {}
         | Spec::Judge {} => return Vec::new(),
     };
-    samples
-        .iter()
-        .filter_map(|sample| Some((sample, problem(sample)?)))
-        .map(|(sample, problem)| format!("sample `{}`: {problem}", sample.id))
-        .collect()
+    let problems = samples.iter().enumerate().filter_map(|(at, sample)| {
+        Some((at, format!("sample `{}`: {}", sample.id, problem(sample)?)))
+    });
+    problems.collect()
 }
 
-/// What keeps a scorer from being built, whatever is answered: found before anything is spent.
+/// What is wrong with a scorer whatever is answered, found before anything is spent.
+#[derive(Debug, Default)]
+pub(crate) struct Unbuildable {
+    /// What keeps it from being built, or from scoring any sample.
+    pub(crate) problems: Vec<String>,
+    /// What leaves some samples unscored.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// Looks whether a scorer can be built and finds what it reads.
 pub(crate) fn unbuildable(
     spec: &Spec,
     schema: Option<&str>,
     folder: &Path,
     samples: &[Sample],
-) -> Vec<String> {
+) -> Unbuildable {
     // These two stand on models, which are not loaded yet.
     if matches!(spec, Spec::EmbeddingSimilarity {} | Spec::Judge {}) {
-        return Vec::new();
+        return Unbuildable::default();
     }
     let context = ScorerContext {
         schema_text: schema.map(str::to_owned),
@@ -197,9 +216,9 @@ pub(crate) fn unbuildable(
         ..ScorerContext::default()
     };
     match (build(spec, &context), spec) {
-        (Err(problem), _) => vec![problem],
+        (Err(problem), _) => Unbuildable { problems: vec![problem], ..Unbuildable::default() },
         (Ok(_), Spec::SqlExecution { database }) => sql::unreadable(database, folder, samples),
-        (Ok(_), _) => Vec::new(),
+        (Ok(_), _) => Unbuildable::default(),
     }
 }
 
@@ -243,12 +262,17 @@ fn judged(right: bool) -> Verdict {
 
 /// Wrong, with the grounds that a reader of the answer would look for.
 fn wrong(reason: impl Into<String>) -> Verdict {
-    Verdict::Scored { value: 0.0, reason: Some(reason.into()) }
+    Verdict::explained(0.0, Some(reason.into()))
 }
 
 /// The best of a figure over the reference and its aliases.
 fn best(sample: &Sample, figure: impl Fn(&str) -> f64) -> Verdict {
     Verdict::scored(sample.accepted().map(figure).fold(0.0, f64::max))
+}
+
+/// Named parts of a figure, as a verdict keeps them.
+fn named<N: Into<String>>(parts: impl IntoIterator<Item = (N, f64)>) -> BTreeMap<String, f64> {
+    parts.into_iter().map(|(name, value)| (name.into(), value)).collect()
 }
 
 /// The first Markdown code block of a reply, or all of it: models like to fence code.

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that fails panics")]
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -389,7 +390,7 @@ mod structures {
         let good = verdict_in(&spec("json_schema"), &context, &reference, r#"{"born": 1815}"#);
         assert_eq!(good.value(), Some(1.0));
         let bad = verdict_in(&spec("json_schema"), &context, &reference, r#"{"born": "x"}"#);
-        let Verdict::Scored { value, reason } = bad else { panic!("unscored") };
+        let Verdict::Scored { value, reason, .. } = bad else { panic!("unscored") };
         assert!(value == 0.0 && reason.unwrap().contains("/born"));
     }
 
@@ -429,6 +430,66 @@ mod structures {
         assert_eq!((whole.function, whole.whole), (1.0, 1.0));
         assert_eq!(functional::parts(reference, "no"), Some(functional::Parts::default()));
         assert_eq!(functional::parts("no form", "f()"), None);
+    }
+
+    #[track_caller]
+    fn check_parts(verdict: &Verdict, expect: &[(&str, f64)]) {
+        let expect: BTreeMap<String, f64> =
+            expect.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
+        assert_eq!(*verdict.parts(), expect, "{verdict:?}");
+    }
+
+    #[test]
+    fn a_form_s_verdict_keeps_its_parts_those_of_the_best_accepted_answer() {
+        let form = spec("functional");
+        let mut reference = sample("inform(name[Tetris], genres[puzzle])");
+        let answer = "confirm(name[Tetris], genres[arcade])";
+        let of = |function, names, values, whole| {
+            [
+                ("function_name", function),
+                ("attribute_names", names),
+                ("attribute_values", values),
+                ("whole_match", whole),
+            ]
+        };
+        check_parts(&verdict(&form, &reference, answer), &of(0.0, 1.0, 0.5, 0.0));
+        reference.aliases = vec![answer.into()];
+        check_parts(&verdict(&form, &reference, answer), &of(1.0, 1.0, 1.0, 1.0));
+        check_parts(&verdict(&form, &reference, "no form"), &of(0.0, 0.0, 0.0, 0.0));
+        check_parts(&verdict(&form, &sample("words"), answer), &[]);
+    }
+
+    #[test]
+    fn json_s_verdict_keeps_whether_it_is_valid_and_f1_of_every_field() {
+        let reference = sample(r#"{"name": "Ada", "tags": ["x", "y"]}"#);
+        let other = sample(r#"{"born": 1815}"#);
+        let context = ScorerContext {
+            schema_text: Some(r#"{"properties": {"name": {"type": "string"}}}"#.into()),
+            json_fields: bench_run::score::json_fields(&[reference.clone(), other]),
+            ..ScorerContext::default()
+        };
+        let told = |answer: &str| verdict_in(&spec("json_schema"), &context, &reference, answer);
+        let of = |valid, all, whole, name, tags| {
+            vec![
+                ("valid", valid),
+                ("field_f1", all),
+                ("whole_match", whole),
+                ("field_f1/name", name),
+                ("field_f1/tags", tags),
+            ]
+        };
+        let right = r#"{"name": "Ada", "tags": ["x", "y"]}"#;
+        check_parts(&told(right), &of(1.0, 1.0, 1.0, 1.0, 1.0));
+        check_parts(&told("Ada"), &of(0.0, 0.0, 0.0, 0.0, 0.0));
+        // A schema that refuses the answer makes it worth nothing; its fields are still looked at.
+        let refused = told(r#"{"name": 7, "tags": ["x", "y"]}"#);
+        assert_eq!(refused.value(), Some(0.0));
+        check_parts(&refused, &of(0.0, 2.0 / 3.0, 0.0, 0.0, 1.0));
+        // A field of other references is a false alarm here; one of no reference has no row.
+        let invented = told(r#"{"name": "Ada", "tags": ["x", "y"], "born": 1, "age": 2}"#);
+        let mut expect = of(1.0, 0.75, 0.0, 1.0, 1.0);
+        expect.push(("field_f1/born", 0.0));
+        check_parts(&invented, &expect);
     }
 
     #[test]
@@ -558,7 +619,7 @@ mod sql {
         for tail in ["SELECT count(*) FROM n", "SELECT i FROM n"] {
             let verdict =
                 shop.verdict("shop.sqlite", &sample("SELECT 1"), &format!("{endless}{tail}"));
-            let Verdict::Scored { value, reason } = verdict else { panic!("unscored") };
+            let Verdict::Scored { value, reason, .. } = verdict else { panic!("unscored") };
             assert!(value == 0.0 && reason.unwrap().contains("was stopped"));
         }
         shop.check("SELECT 1", "SELECT zeroblob(1000000000)", 0.0);
@@ -717,7 +778,7 @@ mod judging {
 
     #[track_caller]
     fn check_grade(said: &str, value: f64, reason: &str) {
-        let expect = Verdict::Scored { value, reason: Some(reason.into()) };
+        let expect = Verdict::explained(value, Some(reason.into()));
         assert_eq!(judged(said), expect);
     }
 

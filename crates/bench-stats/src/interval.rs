@@ -108,6 +108,11 @@ impl Clusters {
         self.0.as_ref().map(Vec::len)
     }
 
+    /// The cluster of each sample, by number; `None` without clusters.
+    pub(crate) fn members(&self) -> Option<&[u32]> {
+        self.0.as_deref()
+    }
+
     /// The clusters of the samples at `kept`.
     pub(crate) fn select(&self, kept: &[usize]) -> Clusters {
         self.0

@@ -7,6 +7,7 @@
 pub mod agreement;
 mod bootstrap;
 pub mod bradley_terry;
+pub mod classification;
 pub mod corrected;
 pub mod decision;
 mod distribution;
@@ -21,6 +22,7 @@ pub mod variance;
 pub use agreement::{Scale, Weighting, cohens_kappa, krippendorff_alpha, percent_agreement};
 pub use bootstrap::{Coefficient, acceleration, bca, expanded_critical};
 pub use bradley_terry::{BradleyTerryError, PairCount, Strength, bradley_terry};
+pub use classification::{LabelScore, Labelled, MacroF1, label_scores, macro_f1};
 pub use corrected::{Confusion, Corrected, NoCorrection, ppi_mean, rogan_gladen};
 pub use decision::{
     ArmDecision, ArmFigures, Constraint, Decision, DecisionError, Figure, Limit, Utility, decide,

@@ -13,6 +13,8 @@ pub(crate) enum Exit {
     Done,
     /// Some trials failed; the report says which.
     SomeFailed,
+    /// What was asked for could not be printed.
+    Unprinted,
     /// The experiment or the command line is wrong.
     Wrong,
     /// A backend would not start, or stopped the run.
@@ -27,7 +29,7 @@ impl Exit {
     fn code(self) -> u8 {
         match self {
             Self::Done => 0,
-            Self::SomeFailed => 1,
+            Self::SomeFailed | Self::Unprinted => 1,
             Self::Wrong => 2,
             Self::Backend => 3,
             Self::Gate => 100,

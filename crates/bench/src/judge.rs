@@ -31,6 +31,19 @@ pub(crate) struct CalibrateArguments {
     pub(crate) retry_failed: bool,
 }
 
+/// `bench check` of a calibration file.
+pub(crate) fn check(path: &Path) -> miette::Result<Exit> {
+    let environment = |name: &str| std::env::var(name).ok();
+    let loaded = bench_run::load_calibration(path, &environment, None)?;
+    let judges = loaded.calibration.judge.names().len();
+    Ok(output::say(&format!(
+        "{}: {}, {}; nothing is wrong\n",
+        path.display(),
+        crate::counted(judges, "judge"),
+        crate::counted(loaded.rows.len(), "labelled sample"),
+    )))
+}
+
 /// Measures the judges of a calibration file and writes their report card.
 pub(crate) fn calibrate(arguments: &CalibrateArguments) -> miette::Result<Exit> {
     if arguments.path.is_dir() {

@@ -26,7 +26,7 @@ use bench_core::spec;
 use bench_core::status::Ended;
 use bench_run::{Loaded, Options, Stop};
 use clap::{CommandFactory as _, Parser, Subcommand};
-use miette::{Context as _, IntoDiagnostic as _, miette};
+use miette::{IntoDiagnostic as _, miette};
 
 use crate::backends::Real;
 use crate::exit::Exit;
@@ -36,8 +36,8 @@ use crate::sources::Needs;
 /// Is a better prompt enough, do we need retrieval, or must we fine-tune? One declared experiment
 /// answers.
 ///
-/// Exit codes: 0 done, 100 a gate failed, 1 some trials failed, 2 the experiment or the command is
-/// wrong, 3 a backend would not start, 130 interrupted.
+/// Exit codes: 0 done, 100 a gate failed, 1 some trials failed or the output cannot be written, 2 the
+/// experiment or the command is wrong, 3 a backend would not start, 130 interrupted.
 #[derive(Parser)]
 #[command(name = "bench", version, arg_required_else_help = true)]
 struct Cli {
@@ -265,8 +265,7 @@ fn execute(command: Command) -> miette::Result<Exit> {
         Command::Check { experiment } => check(&experiment),
         Command::Plan { experiment, limit } => {
             let loaded = load(&experiment, limit, Needs::Arms(&[]))?;
-            anstream::print!("{}", plan::describe(&loaded, &Real::new(Cache::open())));
-            Ok(Exit::Done)
+            Ok(output::say(&plan::describe(&loaded, &Real::new(Cache::open()))))
         }
         Command::Run { run, dry_run: true } => {
             let mut loaded = load(&run.experiment, run.limit, Needs::Arms(&run.arms))?;
@@ -274,8 +273,7 @@ fn execute(command: Command) -> miette::Result<Exit> {
             if !run.arms.is_empty() {
                 loaded.plans.retain(|plan| run.arms.contains(&plan.name));
             }
-            anstream::print!("{}", plan::describe(&loaded, &Real::new(Cache::open())));
-            Ok(Exit::Done)
+            Ok(output::say(&plan::describe(&loaded, &Real::new(Cache::open()))))
         }
         Command::Run { run: arguments, dry_run: false } => run(&arguments, false),
         Command::Score { run: arguments } => run(&arguments, true),
@@ -315,23 +313,13 @@ fn execute(command: Command) -> miette::Result<Exit> {
         }
         Command::Schema => {
             let text = serde_json::to_string_pretty(&spec::schema()).into_diagnostic()?;
-            anstream::println!("{text}");
-            Ok(Exit::Done)
+            Ok(output::say(&format!("{text}\n")))
         }
-        Command::Doctor => {
-            anstream::print!("{}", doctor::examine(&Cache::open()));
-            Ok(Exit::Done)
-        }
+        Command::Doctor => Ok(output::say(&doctor::examine(&Cache::open()))),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "bench", &mut script);
-            // A reader that has seen enough (`| head`) closes the pipe.
-            match std::io::Write::write_all(&mut std::io::stdout(), &script) {
-                Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-                    Err(error).into_diagnostic().wrap_err("writing the script")
-                }
-                Ok(()) | Err(_) => Ok(Exit::Done),
-            }
+            Ok(output::say(&String::from_utf8_lossy(&script)))
         }
     }
 }
@@ -382,6 +370,9 @@ fn counted(n: usize, what: &str) -> String {
 }
 
 fn check(experiment: &Path) -> miette::Result<Exit> {
+    if fs_err::read_to_string(experiment).is_ok_and(|text| spec::is_calibration(&text)) {
+        return judge::check(experiment);
+    }
     let loaded = load(experiment, None, Needs::Arms(&[]))?;
     warn(&loaded);
     let samples: usize = loaded.sets.iter().map(|set| set.samples.len()).sum();

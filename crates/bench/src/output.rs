@@ -12,6 +12,23 @@ use miette::{Context as _, IntoDiagnostic as _, miette};
 
 use crate::exit::Exit;
 
+/// Prints what a command was asked for. A reader that has seen enough (`| head`) closes the pipe, which
+/// is no failure; a disk that is full is one.
+pub(crate) fn say(text: &str) -> Exit {
+    let mut out = anstream::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            let help = "make room where the output goes, or send it elsewhere";
+            anstream::eprintln!(
+                "{:?}",
+                miette!(help = help, "the output cannot be written: {error}")
+            );
+            Exit::Unprinted
+        }
+        Ok(()) | Err(_) => Exit::Done,
+    }
+}
+
 /// Fails before anything is spent when the report could not be written.
 pub(crate) fn writable(folder: &Path) -> miette::Result<()> {
     let probe = folder.join(".writable");

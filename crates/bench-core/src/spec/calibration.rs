@@ -73,6 +73,16 @@ fn response() -> String {
     "response".into()
 }
 
+/// Whether a file is meant as one: it names labelled samples at its top, and no eval set.
+pub fn is_calibration(text: &str) -> bool {
+    let has = |key: &str| {
+        text.lines()
+            .filter_map(|line| line.strip_prefix(key))
+            .any(|rest| rest.trim_start().starts_with(':'))
+    };
+    has("labelled") && !has("eval_sets")
+}
+
 /// Parses such a file; arguments and errors as for [`super::parse`].
 ///
 /// # Errors
@@ -199,6 +209,14 @@ labelled: { path: l.jsonl, labels: { correct: 1, incorrect: 0 } }
             (calibration.name.as_str(), calibration.labelled.answer.as_str()),
             ("j", "response")
         );
+    }
+
+    #[test]
+    fn a_file_is_known_by_its_top_keys() {
+        assert!(is_calibration(GOOD));
+        assert!(is_calibration("# what\nlabelled :\n  path: l.jsonl\n"));
+        assert!(!is_calibration("eval_sets: []\njudge:\n  labelled: no\n"));
+        assert!(!is_calibration("labelled: x\neval_sets: []\n"));
     }
 
     #[test]

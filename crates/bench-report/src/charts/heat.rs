@@ -1,5 +1,5 @@
-//! Tables of coloured cells: slices by arm, and what a judge says against what the deciding scorer
-//! says.
+//! Tables of coloured cells: slices by arm, gold labels by answered ones, and what a judge says
+//! against what the deciding scorer says.
 
 use bench_stats::Options;
 use plotters::prelude::{Color as _, RGBColor};
@@ -10,6 +10,7 @@ use super::canvas::{
 };
 use crate::ReportError;
 use crate::agreement::Agreement;
+use crate::classification::{Arm, Matrix, classified, matrix, shown};
 use crate::evaluation::{Metric, SetResult};
 use crate::tables::{Slice, slices_of};
 use crate::text::number;
@@ -111,6 +112,103 @@ pub(super) fn slices(
         Ok(())
     })?;
     Ok(Some(Drawing { kind: "slices", title, alt, svg }))
+}
+
+/// Arms that a picture of confusion matrices has room for.
+const MOST_ARMS: usize = 6;
+
+/// A confusion matrix per arm: gold labels down, answered ones across, shaded by the share of a row.
+pub(super) fn labels(
+    set: &SetResult<'_>,
+    options: &Options,
+) -> Result<Option<Drawing>, ReportError> {
+    let Some(found) = classified(set, options) else { return Ok(None) };
+    let labels = shown(found);
+    // Two columns more: other labels, no known one.
+    if labels.len() < 2 {
+        return Ok(None);
+    }
+    let arms = accurate(&found.arms);
+    let matrices: Vec<(usize, Matrix)> =
+        arms.into_iter().map(|at| (at, matrix(&found.arms[at], &labels))).collect();
+    let any = |column: usize| {
+        matrices.iter().any(|(_, matrix)| matrix.counts.iter().any(|row| row[column] > 0))
+    };
+    let columns: Vec<usize> =
+        (0..labels.len() + 2).filter(|&column| column < labels.len() || any(column)).collect();
+    let head = |column: usize| match column.checked_sub(labels.len()) {
+        None => (column + 1).to_string(),
+        Some(0) => "other".into(),
+        Some(_) => "none".into(),
+    };
+    let told: Vec<String> = matrices
+        .iter()
+        .map(|(at, matrix)| {
+            let right: usize = (0..labels.len()).map(|row| matrix.counts[row][row]).sum();
+            let all: usize = matrix.counts.iter().flatten().sum();
+            format!("{}: {right} of {all} answers on the diagonal", set.contenders[*at].name)
+        })
+        .collect();
+    let title = format!("{}: gold labels and answered ones", set.set.name);
+    let some = if labels.len() < found.labels.len() {
+        format!(" of the {} labels with the most errors", labels.len())
+    } else {
+        String::new()
+    };
+    let alt = format!(
+        "Confusion matrices{some}, rows the gold labels and columns the answered ones in the same order. {}.",
+        told.join("; ")
+    );
+    let block = 52 + ROW * labels.len() as i32;
+    let svg = svg(TOP + block * matrices.len() as i32 + 6, &title, &alt, |area| {
+        let mut left = 100;
+        for (row, &label) in labels.iter().enumerate() {
+            let name = format!("{} {}", row + 1, found.labels[label]);
+            left = left.max(width(area, &fit(area, &name, 210)?)? + 24);
+        }
+        let wide = ((WIDTH as i32 - 14 - left) / columns.len() as i32).min(90);
+        for (at, (arm, matrix)) in matrices.iter().enumerate() {
+            let top = TOP + block * at as i32;
+            let name = fit(area, &set.contenders[*arm].name, WIDTH as i32 - 30)?;
+            write(area, &name, (12, top + 8), Anchor::Left, INK)?;
+            for (place, &column) in columns.iter().enumerate() {
+                let middle = left + wide * place as i32 + wide / 2;
+                let words = fit(area, &head(column), wide)?;
+                write(area, &words, (middle, top + 30), Anchor::Middle, FAINT)?;
+            }
+            for (row, (&label, counts)) in labels.iter().zip(&matrix.counts).enumerate() {
+                let y = top + 42 + ROW * row as i32;
+                let name = format!("{} {}", row + 1, found.labels[label]);
+                let name = fit(area, &name, 210)?;
+                write(area, &name, (left - 8, y + ROW / 2), Anchor::Right, INK)?;
+                let all: usize = counts.iter().sum();
+                for (place, &column) in columns.iter().enumerate() {
+                    let x = left + wide * place as i32;
+                    let n = counts[column];
+                    let share = if all > 0 { n as f64 / all as f64 } else { 0.0 };
+                    let cell = [(x + 1, y + 1), (x + wide - 1, y + ROW - 1)];
+                    bar(area, cell, shade(share).filled())?;
+                    if n > 0 {
+                        let words = fit(area, &n.to_string(), wide)?;
+                        let centre = (x + wide / 2, y + ROW / 2);
+                        write(area, &words, centre, Anchor::Middle, ink_on(share))?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    })?;
+    Ok(Some(Drawing { kind: "confusion", title, alt, svg }))
+}
+
+/// The arms with the highest accuracy, as many as a picture has room for, in their order.
+fn accurate(arms: &[Arm]) -> Vec<usize> {
+    let mean = |at: usize| arms[at].accuracy.as_ref().map_or(0.0, |estimate| estimate.mean);
+    let mut order: Vec<usize> = (0..arms.len()).filter(|&at| arms[at].n > 0).collect();
+    order.sort_by(|&a, &b| mean(b).total_cmp(&mean(a)));
+    order.truncate(MOST_ARMS);
+    order.sort_unstable();
+    order
 }
 
 /// Two by two: what the judge says against what the deciding scorer says, over all arms.

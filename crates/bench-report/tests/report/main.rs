@@ -17,6 +17,7 @@ mod charts;
 mod comparison;
 mod decision;
 mod judging;
+mod scorers;
 mod synthetic;
 mod tools;
 
@@ -117,7 +118,7 @@ fn records_survive_parquet() {
     }];
     records[2].budget = Some(TokenBudget { context: 7, ..TokenBudget::default() });
     records[2].verdicts = BTreeMap::from([
-        ("judge".into(), Verdict::Scored { value: 1.0 / 3.0, reason: Some("so".into()) }),
+        ("judge".into(), Verdict::explained(1.0 / 3.0, Some("so".into()))),
         ("numeric".into(), Verdict::unscored("no number")),
     ]);
     let bytes = trials_parquet(&records).unwrap();
@@ -218,9 +219,7 @@ fn what_models_write_is_text_everywhere() {
         record.gold = vec![attack.into()];
         record.slices = BTreeMap::from([("kind".into(), attack.into())]);
         record.prompt[1].content = attack.into();
-        record
-            .verdicts
-            .insert("judge".into(), Verdict::Scored { value: 1.0, reason: Some(attack.into()) });
+        record.verdicts.insert("judge".into(), Verdict::explained(1.0, Some(attack.into())));
     }
     manifest.experiment.description = attack.into();
     manifest.experiment.name = attack.into();

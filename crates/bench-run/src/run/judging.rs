@@ -378,7 +378,7 @@ impl<'a> Runner<'a> {
         for (at, values) in won {
             let value = values.iter().sum::<f64>() / values.len() as f64;
             let reason = format!("{} of {} comparisons", plain(values.iter().sum()), values.len());
-            let verdict = Verdict::Scored { value, reason: Some(reason) };
+            let verdict = Verdict::explained(value, Some(reason));
             opinions[at].verdicts.insert("judge".into(), verdict);
             silent.remove(&at);
         }
@@ -405,7 +405,7 @@ impl<'a> Runner<'a> {
                 places.push(place);
                 if let Some(grader) = &label.grader {
                     let reason = Some(label.grade.to_string());
-                    let verdict = Verdict::Scored { value: place, reason };
+                    let verdict = Verdict::explained(place, reason);
                     verdicts.insert(format!("human/{grader}"), verdict);
                 }
             }

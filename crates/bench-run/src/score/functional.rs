@@ -1,9 +1,11 @@
 //! `functional`: forms such as `inform(name[Tetris], rating[good])`.
 
+use std::collections::BTreeMap;
+
 use bench_core::dataset::Sample;
 use bench_core::record::Verdict;
 
-use super::{best, overlap, wrong};
+use super::{named, overlap, wrong};
 
 /// A form, read: names and values in lower case, the items of a value list in order of spelling.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,14 +29,34 @@ pub struct Parts {
     pub whole: f64,
 }
 
+impl Parts {
+    /// The parts under their names in records and tables.
+    fn by_name(self) -> BTreeMap<String, f64> {
+        named([
+            ("function_name", self.function),
+            ("attribute_names", self.attributes),
+            ("attribute_values", self.values),
+            ("whole_match", self.whole),
+        ])
+    }
+}
+
 pub(super) fn score(sample: &Sample, answer: &str) -> Verdict {
     if sample.accepted().all(|accepted| parse(accepted).is_none()) {
         return Verdict::unscored("the reference is no form");
     }
-    let Some(said) = parse(answer) else { return wrong("no form `f(a[b])` in the answer") };
-    best(sample, |accepted| {
-        parse(accepted).map_or(0.0, |accepted| overlap::f1(all_parts(&said), all_parts(&accepted)))
-    })
+    let Some(said) = parse(answer) else {
+        return wrong("no form `f(a[b])` in the answer").with_parts(Parts::default().by_name());
+    };
+    let (mut value, mut parts) = (0.0, None);
+    for accepted in sample.accepted().filter_map(parse) {
+        let found = overlap::f1(all_parts(&said), all_parts(&accepted));
+        // The first of equals.
+        if parts.is_none() || found > value {
+            (value, parts) = (found, Some(parts_of(&said, &accepted)));
+        }
+    }
+    Verdict::scored(value).with_parts(parts.unwrap_or_default().by_name())
 }
 
 pub(super) fn problem(sample: &Sample) -> Option<String> {
@@ -47,22 +69,25 @@ pub(super) fn problem(sample: &Sample) -> Option<String> {
 /// none.
 pub fn parts(reference: &str, answer: &str) -> Option<Parts> {
     let reference = parse(reference)?;
-    let Some(answer) = parse(answer) else { return Some(Parts::default()) };
+    Some(parse(answer).map_or_else(Parts::default, |answer| parts_of(&answer, &reference)))
+}
+
+fn parts_of(answer: &Form, reference: &Form) -> Parts {
     let right = |equal: bool| f64::from(u8::from(equal));
     let names = |form: &Form| form.attributes.iter().map(|(name, _)| name.clone()).collect();
     let f1 = |ours: Vec<_>, theirs: Vec<_>| {
         if ours.is_empty() && theirs.is_empty() { 1.0 } else { overlap::f1(ours, theirs) }
     };
-    Some(Parts {
+    Parts {
         function: right(answer.function == reference.function),
-        attributes: f1(names(&answer), names(&reference)),
+        attributes: f1(names(answer), names(reference)),
         values: if answer.attributes == reference.attributes {
             1.0
         } else {
             overlap::f1(&answer.attributes, &reference.attributes)
         },
         whole: right(answer == reference),
-    })
+    }
 }
 
 /// Finds the form in a text: the first that parses and has a bracketed value, else the first that

@@ -132,14 +132,11 @@ impl RubricJudge {
         };
         let place = |grade: f64| (grade - f64::from(worst)) / f64::from(best - worst);
         match self.expected(completion, grade) {
-            Some(expected) => Verdict::Scored {
-                value: place(expected),
-                reason: Some(format!("{grade} (expected {expected:.2}): {reason}")),
-            },
-            None => Verdict::Scored {
-                value: place(f64::from(grade)),
-                reason: Some(format!("{grade}: {reason}")),
-            },
+            Some(expected) => Verdict::explained(
+                place(expected),
+                Some(format!("{grade} (expected {expected:.2}): {reason}")),
+            ),
+            None => Verdict::explained(place(f64::from(grade)), Some(format!("{grade}: {reason}"))),
         }
     }
 

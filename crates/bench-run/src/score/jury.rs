@@ -10,7 +10,7 @@ pub fn repeated(repeats: &[Verdict]) -> Verdict {
     match repeats {
         [one] => one.clone(),
         _ if values.is_empty() => unscored(repeats),
-        _ => Verdict::Scored { value: mean(&values), reason: reason(&repeats[0]) },
+        _ => Verdict::explained(mean(&values), reason(&repeats[0])),
     }
 }
 
@@ -33,7 +33,7 @@ pub fn combined(judge: &Judge, verdicts: &[(&str, Verdict)]) -> Verdict {
     };
     let said = |(name, verdict): &(&str, Verdict)| {
         let said = match verdict {
-            Verdict::Scored { value, reason } => {
+            Verdict::Scored { value, reason, .. } => {
                 reason.clone().unwrap_or_else(|| format!("{value:.2}"))
             }
             Verdict::Unscored { reason } => format!("undecided: {reason}"),
@@ -41,7 +41,7 @@ pub fn combined(judge: &Judge, verdicts: &[(&str, Verdict)]) -> Verdict {
         format!("{name}: {said}")
     };
     let reason = verdicts.iter().map(said).collect::<Vec<_>>().join("; ");
-    Verdict::Scored { value, reason: Some(reason) }
+    Verdict::explained(value, Some(reason))
 }
 
 /// What the first of two answers gets from a jury, 0 to 1; `None` when no member could decide.

@@ -4,7 +4,7 @@
 //! opened read-only, every action but selecting and reading denied before it runs, instructions,
 //! seconds, rows and bytes limited.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use rusqlite::limits::Limit;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Error, ErrorCode, OpenFlags};
 
-use super::{Scorer, judged, unfenced, wrong};
+use super::{Scorer, Unbuildable, judged, unfenced, wrong};
 
 /// Rows a query may return.
 const MAX_ROWS: usize = 10_000;
@@ -85,16 +85,19 @@ pub(super) fn problem(sample: &Sample, database: &str) -> Option<String> {
         .then(|| format!("the reference `{}` is no SELECT", sample.reference))
 }
 
-/// The databases of the samples that cannot be read, each with the reason.
-pub(super) fn unreadable(database: &str, folder: &Path, samples: &[Sample]) -> Vec<String> {
-    let names: BTreeSet<String> = if database.contains("{db}") {
-        let names = samples.iter().filter_map(|sample| sample.meta_text("db"));
-        names.map(|name| database.replace("{db}", &name)).collect()
+/// The databases of the samples that cannot be read, each with the reason: problems where none can,
+/// so that the setting is wrong; else warnings, because their samples are unscored and the run goes on.
+pub(super) fn unreadable(database: &str, folder: &Path, samples: &[Sample]) -> Unbuildable {
+    let mut asked: BTreeMap<String, usize> = BTreeMap::new();
+    if database.contains("{db}") {
+        for name in samples.iter().filter_map(|sample| sample.meta_text("db")) {
+            *asked.entry(database.replace("{db}", &name)).or_default() += 1;
+        }
     } else {
-        BTreeSet::from([database.to_owned()])
-    };
-    let problem = |name: String| {
-        let read = open(&folder.join(&name)).and_then(|mut connection| {
+        asked.insert(database.to_owned(), samples.len());
+    }
+    let problem = |name: &str| {
+        let read = open(&folder.join(name)).and_then(|mut connection| {
             // The first query looks into the file.
             match rows(&mut connection, "SELECT count(*) FROM sqlite_master") {
                 Ok(_) => Ok(()),
@@ -103,7 +106,14 @@ pub(super) fn unreadable(database: &str, folder: &Path, samples: &[Sample]) -> V
         });
         read.err().map(|problem| format!("sql_execution: database `{name}`: {problem}"))
     };
-    names.into_iter().filter_map(problem).collect()
+    let found: Vec<(usize, String)> =
+        asked.iter().filter_map(|(name, n)| Some((*n, problem(name)?))).collect();
+    if found.len() == asked.len() {
+        let problems = found.into_iter().map(|(_, problem)| problem).collect();
+        return Unbuildable { problems, ..Unbuildable::default() };
+    }
+    let unscored = |(n, problem)| format!("{problem}; samples that it leaves unscored: {n}");
+    Unbuildable { warnings: found.into_iter().map(unscored).collect(), ..Unbuildable::default() }
 }
 
 fn verdict(path: &Path, references: &[String], candidate: &str, ordered: Option<bool>) -> Verdict {
@@ -309,19 +319,28 @@ mod tests {
     fn a_bare_name_lies_in_the_working_directory() {
         assert!(SqlExecution::new("nodb.sqlite", Path::new("")).is_ok());
         let expect = ["sql_execution: database `nodb.sqlite`: no such file"];
-        assert_eq!(unreadable("nodb.sqlite", Path::new(""), &[]), expect);
+        assert_eq!(unreadable("nodb.sqlite", Path::new(""), &[]).problems, expect);
     }
 
     #[test]
     fn a_file_that_is_no_database_is_found_out() {
         let folder = tempfile::tempdir().unwrap();
         fs_err::write(folder.path().join("a.sqlite"), "not a database ".repeat(100)).unwrap();
-        let sample = Sample {
-            meta: std::collections::BTreeMap::from([("db".into(), "a".into())]),
+        let of = |name: &str| Sample {
+            meta: BTreeMap::from([("db".into(), name.into())]),
             ..Sample::default()
         };
-        let found = unreadable("{db}.sqlite", folder.path(), &[sample]);
-        assert!(found.len() == 1 && found[0].contains("`a.sqlite`"), "{found:?}");
+        let found = unreadable("{db}.sqlite", folder.path(), &[of("a")]);
+        assert!(found.problems.len() == 1 && found.warnings.is_empty(), "{found:?}");
+        assert!(found.problems[0].contains("`a.sqlite`"), "{found:?}");
+        // Beside one that can be read, its samples alone are lost.
+        let good = Connection::open(folder.path().join("b.sqlite")).unwrap();
+        good.execute_batch("CREATE TABLE t (x)").unwrap();
+        let samples = [of("a"), of("b"), of("a"), of("absent")];
+        let found = unreadable("{db}.sqlite", folder.path(), &samples);
+        assert!(found.problems.is_empty(), "{found:?}");
+        assert!(found.warnings[0].ends_with("samples that it leaves unscored: 2"), "{found:?}");
+        assert!(found.warnings[1].contains("`absent.sqlite`: no such file"), "{found:?}");
     }
 
     #[test]
