@@ -78,22 +78,35 @@ else:
     results += [row for row in kept if row["name"] == "the whole proof"]
 proof = json.loads((PROOF / "validity.json").read_text())
 
+
 def share_error(share, runs):
+    """The Monte-Carlo standard error of a share."""
     return round((share * (1 - share) / runs) ** 0.5, 4)
 
 
-def covered(name, values, runs):
-    low, high = min(values), max(values)
-    add(f"lowest coverage of {name}", "share", low, 0.94, True, validity, error=share_error(low, runs))
-    add(f"highest coverage of {name}", "share", high, 0.96, False, validity, error=share_error(high, runs))
+def covered(name, values):
+    """`values`: coverages, each with the runs it was simulated with."""
+    (low, of_low), (high, of_high) = min(values), max(values)
+    add(f"lowest coverage of {name}", "share", low, 0.94, True, validity, error=share_error(low, of_low))
+    add(f"highest coverage of {name}", "share", high, 0.96, False, validity, error=share_error(high, of_high))
+
+
+def shares(rows, name, runs):
+    return [(share, runs) for share in column(rows, name)]
 
 
 coverage = table("Coverage of 95 % intervals")
 sizes = ["n = 50", "n = 200", "n = 1,000"]
 half = [row for row in coverage if row["scores and interval"].startswith("Bernoulli, p = 0.5")]
-covered("a 95 % interval, 50 samples or more", column([row for row in coverage if row not in half], *sizes), 20_000)
-add("lowest coverage of a proportion of one half, 50 samples or more (at 50 only 0.935 and 0.967 are possible)", "share",
-    round(min(column(half, *sizes)), 4), 0.94, True, validity)
+covered("a 95 % interval, 50 samples or more", [
+    (share, 20_000) for share in column([row for row in coverage if row not in half], *sizes)])
+side = [row for row in table("Intervals of a proportion") if row["interval"].startswith("Wilson") and row["n"] >= 50]
+fifty = next(row for row in side if row["n"] == 50)
+add(f"lowest coverage of a proportion of one half, 50 samples or more (at 50 only {fifty['possible below']:.3f} and "
+    f"{fifty['possible above']:.3f} are possible)", "share", round(min(column(half, *sizes)), 4), 0.94, True, validity)
+near = column(side, "mean, 0.45 to 0.55")
+add("lowest mean coverage of proportions from 0.45 to 0.55, 50 samples or more (exact)", "share", round(min(near), 4), 0.94, True, validity)
+add("highest mean coverage of proportions from 0.45 to 0.55, 50 samples or more (exact)", "share", round(max(near), 4), 0.96, False, validity)
 equal = table("False differences")
 worst = max(column(equal, "a winner named"))
 add("false winners among 6 equal arms", "share", worst, 0.05, False, validity, error=share_error(worst, 2000))
@@ -113,19 +126,21 @@ add("error of the sequential rule, peeking at every sample", "share", worst, 0.0
 judge = table("Judge scores")
 graded = table("Graded judge scores")
 most = lambda rows, name: round(max(map(abs, column(rows, name))), 4)
+RUNS, GRADED_RUNS = 40_000, 20_000
+
 for words, few in [("100 labels or more", False), ("50 labels", True)]:
     rows = [row for row in judge if (row["human labels of 1,000"] < 100) == few]
-    plain = [row for row in rows if row["truth"] == 0.6]
     grades = [row for row in graded if (row["human labels of 1,000"] < 100) == few]
     add(f"largest bias of a corrected judge score (PPI), {words}", "points", most(rows + grades, "bias of PPI, points"), 0.5, False, validity)
-    covered(f"a corrected judge score (PPI), {words}", column(rows + grades, "coverage of PPI"), 20_000)
-    add(f"largest bias of a corrected judge score (Rogan-Gladen, where given), {words}, 60 % right", "points",
-        most(plain, "bias of Rogan-Gladen, points"), 0.5, False, validity)
-    covered(f"a corrected judge score (Rogan-Gladen, where given), {words}, 60 % right", column(plain, "coverage of Rogan-Gladen"), 20_000)
-edge = [row for row in judge if row["truth"] > 0.6]
-add("largest bias of a corrected judge score (Rogan-Gladen, where given), 85 % right", "points", most(edge, "bias of Rogan-Gladen, points"), 0.5,
-    False, validity)
-covered("a corrected judge score (Rogan-Gladen, where given), 85 % right", column(edge, "coverage of Rogan-Gladen"), 20_000)
+    covered(f"a corrected judge score (PPI), right or wrong, {words}", shares(rows, "coverage of PPI", RUNS))
+    covered(f"a corrected judge score (PPI), five grades, {words}", shares(grades, "coverage of PPI", GRADED_RUNS))
+    for truth in (0.6, 0.85):
+        plain = [row for row in rows if row["truth"] == truth]
+        name = f"a corrected judge score (Rogan-Gladen, where given), {words}, {100 * truth:.0f} % right"
+        add(f"largest bias of {name}", "points", most(plain, "bias of Rogan-Gladen, points"), 0.5, False, validity)
+        # It was given in so many of the runs.
+        covered(name, [(row["coverage of Rogan-Gladen"], RUNS * row["Rogan-Gladen given"]) for row in plain
+                       if row["coverage of Rogan-Gladen"] is not None])
 
 for name, package, target in [
     ("statistics equal to SciPy's and statsmodels', tests", "bench-stats", "scipy"),

@@ -8,12 +8,12 @@ use bench_core::manifest::Manifest;
 use bench_core::record::{Preference, Record};
 use bench_core::spec::{Judge, JudgeMode};
 use bench_stats::{
-    BradleyTerryError, Coefficient, Confusion, Corrected, Estimate, Options, PairCount, Scale,
-    Strength, Weighting, bradley_terry, cohens_kappa, krippendorff_alpha, percent_agreement,
-    ppi_mean, rogan_gladen, wilson,
+    BradleyTerryError, Coefficient, Confusion, Corrected, Estimate, NoCorrection, Options,
+    PairCount, Scale, Strength, Weighting, bradley_terry, cohens_kappa, krippendorff_alpha,
+    percent_agreement, ppi_mean, rogan_gladen, wilson,
 };
 
-use crate::evaluation::{Evaluation, HUMAN, JUDGE, RIGHT, SetResult};
+use crate::evaluation::{Evaluation, HUMAN, JUDGE, Metric, RIGHT, SetResult};
 
 mod measured;
 pub(crate) mod tables;
@@ -544,14 +544,9 @@ pub(crate) fn warnings(evaluation: &Evaluation<'_>) -> Vec<String> {
             "the judge `{judge}` is also the model of arm `{arm}`; models prefer their own answers"
         ));
     }
-    // Any share of passes will do: the matrix alone is refused, or not.
-    let refused = evaluation
-        .manifest
-        .experiment
-        .judge
-        .as_ref()
-        .and_then(confusion_of)
-        .and_then(|confusion| rogan_gladen(1, 2, confusion, evaluation.options.level).err());
+    let level = evaluation.options.level;
+    let matrix = evaluation.manifest.experiment.judge.as_ref().and_then(confusion_of);
+    let refused = matrix.and_then(|confusion| confusion.informs(level).err());
     if let Some(why) = refused {
         warnings.push(format!(
             "the judge's scores are not corrected by `judge.confusion`: {why}; people's labels of this run's answers (`judge.labels`) correct any judge"
@@ -561,6 +556,9 @@ pub(crate) fn warnings(evaluation: &Evaluation<'_>) -> Vec<String> {
         let Some(metric) = set.metrics.iter().find(|metric| is_judge(&metric.name)) else {
             continue;
         };
+        if let Some(confusion) = matrix {
+            warnings.extend(contradicted(evaluation, set, metric, confusion));
+        }
         let judged = metric.scores.iter().map(|arm| arm.scores.iter().flatten().count()).min();
         if let Some(n) = judged.filter(|&n| n < FEW) {
             warnings.push(format!(
@@ -570,6 +568,35 @@ pub(crate) fn warnings(evaluation: &Evaluation<'_>) -> Vec<String> {
         }
     }
     warnings
+}
+
+/// A warning for each arm whose passes the confusion matrix cannot explain.
+fn contradicted(
+    evaluation: &Evaluation<'_>,
+    set: &SetResult<'_>,
+    metric: &Metric,
+    confusion: Confusion,
+) -> Vec<String> {
+    let found = corrected(evaluation, set);
+    let without = metric
+        .scores
+        .iter()
+        .enumerate()
+        .filter(|(at, _)| found.iter().all(|score| score.contender != *at));
+    without
+        .filter_map(|(at, arm)| {
+            let scores = arm.scores.iter().flatten();
+            let passed = scores.clone().filter(|score| **score >= RIGHT).count();
+            let level = evaluation.options.level;
+            let why = rogan_gladen(passed, scores.count(), confusion, level).err()?;
+            matches!(why, NoCorrection::Contradicted { .. }).then(|| {
+                format!(
+                    "{}: the judge's scores of `{}` are not corrected by `judge.confusion`: {why}",
+                    set.set.name, set.contenders[at].name
+                )
+            })
+        })
+        .collect()
 }
 
 /// Whether a metric is the judge's verdict.

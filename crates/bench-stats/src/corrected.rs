@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     bootstrap::{mean, variance},
     distribution::{beta_quantile, t_critical},
-    interval::is_binary,
+    interval::{hall_ends, is_binary},
 };
 
 /// A judge's mean score, corrected by human labels.
@@ -43,7 +43,16 @@ pub struct Corrected {
 /// answers among those that the judge passes and among those that it fails, weighed by how many it
 /// passes and fails. It has no bias, and its interval joins Jeffreys intervals of the three shares
 /// (MOVER: Zou and Donner 2008, Statistics in Medicine 27:1693), because a good judge errs too seldom
-/// for Student's t. Other grades have Student's t with two degrees of freedom less than there are labels.
+/// for Student's t.
+///
+/// For other grades, a weight fitted on the labels that it is used on biases the estimate, and few errors
+/// of a good judge are skewed. So the estimate and its standard error are the jackknife's over the
+/// labels (Tukey's pseudo-values: Efron 1982, The Jackknife, the Bootstrap and Other Resampling Plans,
+/// chapters 2 and 3), and the interval is Student's t with two degrees of freedom less than there are
+/// labels, after Hall's transformation (1992) for the skewness of both samples. Labels on which the
+/// judge happens to make no error would leave no spread: as Jeffreys' prior adds half an error to a
+/// proportion, half a label with an error is added to the variance (our own device, measured in
+/// reports/validity).
 ///
 /// Three labels and two unlabelled samples are the least it takes; `None` below that, with slices of
 /// different lengths or a grade that is not finite.
@@ -66,32 +75,65 @@ pub fn ppi_mean(
         return Some(corrected);
     }
     let (human_mean, judge_mean) = (mean(human), mean(judge_labelled));
-    let products =
-        human.iter().zip(judge_labelled).map(|(h, j)| (h - human_mean) * (j - judge_mean));
-    let covariance = products.sum::<f64>() / (n - 1.0);
+    let rest_mean = mean(judge_unlabelled);
     let spread = variance(&all);
     // The judge's weight against the smaller sample's noise.
-    let weight =
-        if spread > 0.0 { (covariance / spread / (1.0 + n / rest)).clamp(0.0, 1.0) } else { 0.0 };
-    let residuals: Vec<f64> =
-        human.iter().zip(judge_labelled).map(|(h, j)| h - weight * j).collect();
-    let corrected = mean(&residuals) + weight * mean(judge_unlabelled);
+    let weight_of = |products: f64, labels: f64| {
+        let slope = products / (labels - 1.0) / spread / (1.0 + n / rest);
+        if spread > 0.0 { slope.clamp(0.0, 1.0) } else { 0.0 }
+    };
+    let product = |(h, j): (&f64, &f64)| (h - human_mean) * (j - judge_mean);
+    let products: f64 = human.iter().zip(judge_labelled).map(product).sum();
+    let weight = weight_of(products, n);
+    let plain = human_mean - weight * (judge_mean - rest_mean);
+    let without = |(h, j): (&f64, &f64)| {
+        let weight = weight_of(products - product((h, j)) * n / (n - 1.0), n - 1.0);
+        let [human, judge] = [(human_mean, h), (judge_mean, j)]
+            .map(|(mean, left_out)| (n * mean - left_out) / (n - 1.0));
+        human - weight * (judge - rest_mean)
+    };
+    let pseudo: Vec<f64> = human
+        .iter()
+        .zip(judge_labelled)
+        .map(|pair| n * plain - (n - 1.0) * without(pair))
+        .collect();
+    let corrected = mean(&pseudo);
+    let among_labels =
+        variance(&pseudo) / n + 0.5 * error_of_a_label(human, judge_labelled) / (n * n);
+    let among_rest = weight * weight * variance(judge_unlabelled) / rest;
+    let standard_error = (among_labels + among_rest).sqrt();
+    // Third cumulants of independent means add up, as variances do.
+    let third = |values: &[f64]| {
+        let centre = mean(values);
+        values.iter().map(|x| (x - centre).powi(3)).sum::<f64>() / (values.len() as f64).powi(3)
+    };
+    let cumulant = third(&pseudo) + weight.powi(3) * third(judge_unlabelled);
+    let skewness =
+        if standard_error > 0.0 { cumulant / standard_error.powi(3) * n.sqrt() } else { 0.0 };
     // The weight was fitted on the same labels: one more degree of freedom is spent.
-    let inflated = variance(&residuals) * (n - 1.0) / (n - 2.0);
-    let standard_error =
-        (inflated / n + weight * weight * variance(judge_unlabelled) / rest).sqrt();
-    let half = t_critical(level, n - 2.0) * standard_error;
+    let t = t_critical(level, n - 2.0);
+    let (low, high) = hall_ends(corrected, standard_error * n.sqrt(), skewness, n, t);
     Some(Corrected {
         mean: corrected,
         standard_error,
-        low: corrected - half,
-        high: corrected + half,
+        low,
+        high,
         level,
         judge_mean: mean(&all),
         labelled: human.len(),
         judged: all.len(),
         judge_weight: Some(weight),
     })
+}
+
+/// The mean square of the judge's errors where it errs, one more counted: that of a judge that knows
+/// nothing, whose grades are anybody's.
+fn error_of_a_label(human: &[f64], judge: &[f64]) -> f64 {
+    let ignorant = variance(human) + variance(judge) + (mean(human) - mean(judge)).powi(2);
+    let errors = human.iter().zip(judge).map(|(h, j)| h - j).filter(|error| error.abs() > 1e-9);
+    let (count, squares) =
+        errors.fold((0.0, 0.0), |(count, squares), error| (count + 1.0, squares + error * error));
+    (squares + ignorant) / (count + 1.0)
 }
 
 /// `None` where nobody labelled any of the answers that the judge passed, or that it failed.
@@ -174,6 +216,34 @@ pub struct Confusion {
     pub false_positive: usize,
 }
 
+impl Confusion {
+    /// Whether the matrix can correct anything, whatever the judge passes.
+    ///
+    /// # Errors
+    /// A rate of the judge is unknown, or it may do no better than chance.
+    pub fn informs(&self, level: f64) -> Result<(), NoCorrection> {
+        self.rates(level).map(drop)
+    }
+
+    /// Sensitivity and specificity.
+    fn rates(&self, level: f64) -> Result<(Share, Share), NoCorrection> {
+        let sensitivity = Share::of(self.true_positive, self.true_positive + self.false_negative);
+        let specificity = Share::of(self.true_negative, self.true_negative + self.false_positive);
+        let (Some(sensitivity), Some(specificity)) = (sensitivity, specificity) else {
+            return Err(NoCorrection::OneSided);
+        };
+        let (se, sp) = (sensitivity.value, specificity.value);
+        let (ends_se, ends_sp) = (sensitivity.ends(level), specificity.ends(level));
+        let informedness = se + sp - 1.0;
+        let low = informedness - (se - ends_se.0).hypot(sp - ends_sp.0);
+        let high = informedness + (ends_se.1 - se).hypot(ends_sp.1 - sp);
+        if low <= 0.0 {
+            return Err(NoCorrection::Uninformative { informedness, low, high });
+        }
+        Ok((sensitivity, specificity))
+    }
+}
+
 /// A confusion matrix that corrects nothing.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum NoCorrection {
@@ -195,43 +265,47 @@ pub enum NoCorrection {
         /// Upper end of its interval.
         high: f64,
     },
+    /// No share of right answers explains what the judge passes.
+    #[error(
+        "it passed {passed:.2} of the answers, but {wrong:.2} of wrong and {right:.2} of right ones in its confusion matrix: that was measured on other answers than these"
+    )]
+    Contradicted {
+        /// Share of the answers that the judge passed.
+        passed: f64,
+        /// Share that it passes of wrong answers, by the matrix.
+        wrong: f64,
+        /// Share that it passes of right answers, by the matrix.
+        right: f64,
+    },
 }
 
 /// The share of right answers behind a judge's share of `passed` in `n` (Rogan and Gladen 1978,
-/// American Journal of Epidemiology 107:71), clamped to 0 and 1.
+/// American Journal of Epidemiology 107:71).
 ///
-/// The interval holds every share that the three proportions allow (the judge's share of passes, its
+/// The estimate may lie beyond 0 or 1 by chance, and is not clamped: that would take it down by two
+/// points where most answers are right and the judge is poor (reports/validity). Its interval is kept
+/// within 0 and 1. It holds every share that the three proportions allow (the judge's share of passes, its
 /// sensitivity and its specificity): Fieller's argument, with the interval of their linear combination
 /// by MOVER (Zou and Donner 2008) from Jeffreys intervals, so that it needs no symmetry and pays for
 /// the uncertainty of the matrix.
 ///
 /// # Errors
 /// The estimate divides by sensitivity + specificity - 1. Where the interval of that reaches 0 it
-/// has no mean, and is refused.
+/// has no mean, and is refused; also where the interval holds no share from 0 to 1.
 pub fn rogan_gladen(
     passed: usize,
     n: usize,
     confusion: Confusion,
     level: f64,
 ) -> Result<Corrected, NoCorrection> {
-    let Confusion { true_positive, false_negative, true_negative, false_positive } = confusion;
     let share = Share::of(passed, n).filter(|share| share.value <= 1.0);
     let share = share.ok_or(NoCorrection::NothingJudged)?;
-    let sensitivity = Share::of(true_positive, true_positive + false_negative);
-    let specificity = Share::of(true_negative, true_negative + false_positive);
-    let (Some(sensitivity), Some(specificity)) = (sensitivity, specificity) else {
-        return Err(NoCorrection::OneSided);
-    };
+    let (sensitivity, specificity) = confusion.rates(level)?;
     let (p, se, sp) = (share.value, sensitivity.value, specificity.value);
     let [ends_p, ends_se, ends_sp] =
         [&share, &sensitivity, &specificity].map(|share| share.ends(level));
     let informedness = se + sp - 1.0;
-    let low = informedness - (se - ends_se.0).hypot(sp - ends_sp.0);
-    let high = informedness + (ends_se.1 - se).hypot(ends_sp.1 - sp);
-    if low <= 0.0 {
-        return Err(NoCorrection::Uninformative { informedness, low, high });
-    }
-    let mean = ((p + sp - 1.0) / informedness).clamp(0.0, 1.0);
+    let mean = (p + sp - 1.0) / informedness;
     // What would pass beyond p if the share were `truth`: 0 at the estimate, falling in `truth`.
     let excess = |truth: f64| p + (1.0 - truth) * sp - truth * se + truth - 1.0;
     let norm = |terms: [f64; 3]| terms.iter().map(|x| x * x).sum::<f64>().sqrt();
@@ -243,6 +317,9 @@ pub fn rogan_gladen(
         let terms = [ends_p.1 - p, (1.0 - truth) * (ends_sp.1 - sp), truth * (se - ends_se.0)];
         excess(truth) + norm(terms)
     };
+    if lower(1.0) > 0.0 || upper(0.0) < 0.0 {
+        return Err(NoCorrection::Contradicted { passed: p, wrong: 1.0 - sp, right: se });
+    }
     let spread = |share: &Share| {
         let smoothed = (share.part + 0.5) / (share.whole + 1.0);
         smoothed * (1.0 - smoothed) / share.whole
@@ -250,14 +327,18 @@ pub fn rogan_gladen(
     let variance = spread(&share)
         + mean * mean * spread(&sensitivity)
         + (1.0 - mean) * (1.0 - mean) * spread(&specificity);
+    let inside = mean.clamp(0.0, 1.0);
     Ok(Corrected {
         mean,
         standard_error: variance.sqrt() / informedness,
-        low: if lower(0.0) > 0.0 { crossing(lower, 0.0, mean) } else { 0.0 },
-        high: if upper(1.0) < 0.0 { crossing(upper, mean, 1.0) } else { 1.0 },
+        low: if lower(0.0) > 0.0 { crossing(lower, 0.0, inside) } else { 0.0 },
+        high: if upper(1.0) < 0.0 { crossing(upper, inside, 1.0) } else { 1.0 },
         level,
         judge_mean: p,
-        labelled: true_positive + false_negative + true_negative + false_positive,
+        labelled: confusion.true_positive
+            + confusion.false_negative
+            + confusion.true_negative
+            + confusion.false_positive,
         judged: n,
         judge_weight: None,
     })
@@ -313,6 +394,43 @@ mod tests {
     }
 
     #[test]
+    fn a_correction_of_grades_is_the_jackknife_of_its_labels() {
+        let human = [0.25, 0.5, 0.75, 1.0];
+        let judge = [0.5, 0.5, 0.75, 0.75];
+        let rest = [0.75, 0.5, 0.75, 1.0];
+        let found = ppi_mean(&human, &judge, &rest, 0.95).unwrap();
+        let all: Vec<f64> = judge.iter().chain(&rest).copied().collect();
+        let spread = variance(&all);
+        let estimate = |kept: &[usize]| {
+            let take = |of: &[f64]| kept.iter().map(|&i| of[i]).collect::<Vec<f64>>();
+            let (h, j) = (take(&human), take(&judge));
+            let products = h.iter().zip(&j).map(|(x, y)| (x - mean(&h)) * (y - mean(&j)));
+            let slope = products.sum::<f64>() / (kept.len() as f64 - 1.0) / spread / 2.0;
+            mean(&h) - slope.clamp(0.0, 1.0) * (mean(&j) - mean(&rest))
+        };
+        let without = [[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]].map(|kept| estimate(&kept));
+        let expect = 4.0 * estimate(&[0, 1, 2, 3]) - 3.0 * mean(&without);
+        assert!((found.mean - expect).abs() < 1e-12, "{found:?} {expect}");
+        // Jackknife variance, half a label of error (0.25 twice, and an ignorant judge), and the rest.
+        let ignorant = variance(&human) + variance(&judge);
+        let error = (2.0 * 0.0625 + ignorant) / 3.0;
+        let weight = found.judge_weight.unwrap();
+        let square = 9.0 / 4.0 * variance(&without)
+            + 0.5 * error / 16.0
+            + weight * weight * variance(&rest) / 4.0;
+        assert!((found.standard_error - square.sqrt()).abs() < 1e-12, "{found:?}");
+    }
+
+    #[test]
+    fn a_judge_without_a_seen_error_is_not_taken_for_perfect() {
+        let grades: Vec<f64> = (0..50).map(|i| f64::from(i % 5) / 4.0).collect();
+        let rest: Vec<f64> = (0..1_000_000).map(|i| f64::from(i % 5) / 4.0).collect();
+        let found = ppi_mean(&grades, &grades, &rest, 0.95).unwrap();
+        assert!((found.mean - 0.5).abs() < 1e-3);
+        assert!(found.high - found.low > 0.02, "{found:?}");
+    }
+
+    #[test]
     fn right_or_wrong_is_corrected_within_what_the_judge_passes_and_fails() {
         // Of 40 labelled, the judge passes 20, of which 18 are right, and fails 20, of which 4 are.
         // Of all 400 it passes 240: 0.6 * 0.9 + 0.4 * 0.2 = 0.62.
@@ -341,6 +459,44 @@ mod tests {
         );
         assert!(Share::of(0, 10).unwrap().ends(0.95).0.abs() < 1e-12);
         assert!((Share::of(10, 10).unwrap().ends(0.95).1 - 1.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn an_estimate_beyond_one_is_kept_and_its_interval_is_not() {
+        let confusion = Confusion {
+            true_positive: 90,
+            false_negative: 10,
+            true_negative: 80,
+            false_positive: 20,
+        };
+        // 92 of 100 pass: (0.92 + 0.8 - 1) / 0.7.
+        let found = rogan_gladen(92, 100, confusion, 0.95).unwrap();
+        assert!((found.mean - 0.72 / 0.7).abs() < 1e-12, "{found:?}");
+        assert!(found.low < 1.0 && (found.high - 1.0).abs() < 1e-12, "{found:?}");
+        // 15 of 100 pass, fewer than of wrong answers.
+        let found = rogan_gladen(15, 100, confusion, 0.95).unwrap();
+        assert!(found.mean < 0.0 && found.low.abs() < 1e-12 && found.high > 0.0, "{found:?}");
+    }
+
+    #[test]
+    fn a_matrix_of_other_answers_is_refused() {
+        let confusion = Confusion {
+            true_positive: 80,
+            false_negative: 20,
+            true_negative: 80,
+            false_positive: 20,
+        };
+        let refused = rogan_gladen(990, 1000, confusion, 0.95).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "it passed 0.99 of the answers, but 0.20 of wrong and 0.80 of right ones in its confusion matrix: that was measured on other answers than these"
+        );
+        assert!(matches!(
+            rogan_gladen(10, 1000, confusion, 0.95),
+            Err(NoCorrection::Contradicted { .. })
+        ));
+        // The matrix alone is not to blame.
+        assert_eq!(confusion.informs(0.95), Ok(()));
     }
 
     #[test]

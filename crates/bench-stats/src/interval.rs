@@ -246,20 +246,25 @@ pub(crate) fn estimate_with(
     Some(Estimate { standard_error, low, high, method: Method::Bca, ..base })
 }
 
-/// The interval of a mean whose studentized error `x` is taken to Student's t by
-/// `x + g x^2 / 3 + g^2 x^3 / 27 + g / 6n`, `g` the skewness; the cubic has an inverse in closed form.
 fn hall(values: &[f64], level: f64) -> (f64, f64) {
     let (n, mean, variance) = (values.len() as f64, mean(values), variance(values));
     let third = values.iter().map(|x| (x - mean).powi(3)).sum::<f64>() / n;
     let skewness = third / (variance * (n - 1.0) / n).powf(1.5);
-    let t = t_critical(level, n - 1.0) / n.sqrt();
+    hall_ends(mean, variance.sqrt(), skewness, n, t_critical(level, n - 1.0))
+}
+
+/// The interval of a mean of `n` values of this standard deviation and skewness, whose studentized
+/// error `x` is taken to Student's t by `x + g x^2 / 3 + g^2 x^3 / 27 + g / 6n`, `g` the skewness; the
+/// cubic has an inverse in closed form.
+pub(crate) fn hall_ends(mean: f64, deviation: f64, skewness: f64, n: f64, t: f64) -> (f64, f64) {
+    let t = t / n.sqrt();
     let error = |x: f64| {
         if skewness.abs() < 1e-6 {
             return x;
         }
         3.0 / skewness * ((1.0 + skewness * (x - skewness / (6.0 * n))).cbrt() - 1.0)
     };
-    (mean - variance.sqrt() * error(t), mean - variance.sqrt() * error(-t))
+    (mean - deviation * error(t), mean - deviation * error(-t))
 }
 
 fn clustered(values: &[f64], clusters: &Clusters, binary: bool, level: f64) -> Option<Estimate> {

@@ -73,7 +73,7 @@ fn corrected_grid(evaluation: &Evaluation<'_>, set: &SetResult<'_>) -> Grid {
     let note = if found.iter().any(|row| row.method == "ppi") {
         "The judge's mean corrected by people's labels of a random subset (prediction-powered inference); the interval pays for the labels."
     } else {
-        "The judge's share of right answers corrected by its confusion matrix (Rogan-Gladen); the interval pays for the matrix."
+        "The judge's share of right answers corrected by its confusion matrix (Rogan-Gladen); the interval pays for the matrix. A value beyond 0 or 1 is chance; moving it there would bias it."
     };
     let mut grid = Grid::new(
         "Judge scores corrected by people",

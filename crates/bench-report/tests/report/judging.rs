@@ -152,6 +152,23 @@ fn a_confusion_matrix_corrects_where_there_are_no_labels() {
 }
 
 #[test]
+fn a_confusion_matrix_of_other_answers_is_refused_for_the_arms_that_contradict_it() {
+    let matrix = json!({ "true_positive": 900, "false_negative": 100, "true_negative": 900, "false_positive": 100 });
+    let (manifest, mut records) = judged(60, with(grader(), "confusion", matrix));
+    for record in &mut records {
+        if record.trial.arm == "rag" {
+            record.verdicts.insert("judge".into(), Verdict::scored(1.0));
+        }
+    }
+    let report = built(&manifest, &records);
+    let table = text(&report, "tables/corrected.csv");
+    assert!(!table.contains(",rag,") && table.contains(",zero_shot,rogan_gladen,"), "{table}");
+    let page = text(&report, "report.md");
+    let words = "it passed 1.00 of the answers, but 0.10 of wrong and 0.90 of right ones";
+    assert_eq!(page.matches(words).count(), 1, "{page}");
+}
+
+#[test]
 fn few_judged_samples_and_a_judge_of_its_own_model_are_said_before_any_number() {
     let own = with(with(grader(), "model", json!("small")), "allow_self_judging", json!(true));
     let (manifest, records) = judged(12, own);
