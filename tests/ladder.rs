@@ -3,6 +3,7 @@
 
 use std::io::Write as _;
 use std::path::Path;
+use std::process::Stdio;
 
 use serde_json::{Map, Value, json};
 
@@ -14,19 +15,40 @@ const VOCABULARY: usize = 259;
 
 /// Tied, with biases on query, key and value, so that every method has something to train.
 fn write_model(folder: &Path) {
+    write_family(folder, "qwen2");
+}
+
+fn write_family(folder: &Path, model_type: &str) {
     std::fs::create_dir_all(folder).unwrap();
     let write = |name: &str, value: &Value| {
         std::fs::write(folder.join(name), value.to_string()).unwrap();
     };
-    write(
-        "config.json",
-        &json!({"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_act": "silu",
-                "hidden_size": HIDDEN, "intermediate_size": INNER, "num_hidden_layers": 2,
-                "num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-6,
-                "rope_theta": 10000.0, "max_position_embeddings": 256, "vocab_size": VOCABULARY,
-                "sliding_window": 256, "use_sliding_window": false, "max_window_layers": 2,
-                "tie_word_embeddings": true, "torch_dtype": "float32"}),
-    );
+    let mut config = json!({
+        "model_type": model_type, "hidden_act": "silu",
+        "hidden_size": HIDDEN, "intermediate_size": INNER, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-6,
+        "rope_theta": 10000.0, "max_position_embeddings": 256, "vocab_size": VOCABULARY,
+        "tie_word_embeddings": true, "torch_dtype": "float32"});
+    let gemma = model_type == "gemma3_text";
+    config["architectures"] = match model_type {
+        "qwen2" => json!(["Qwen2ForCausalLM"]),
+        "gemma3_text" => json!(["Gemma3ForCausalLM"]),
+        _ => json!(["LlamaForCausalLM"]),
+    };
+    let own = match model_type {
+        "qwen2" => {
+            json!({"sliding_window": 256, "use_sliding_window": false, "max_window_layers": 2})
+        }
+        "gemma3_text" => json!({
+            "hidden_activation": "gelu_pytorch_tanh", "head_dim": HIDDEN / 4, "sliding_window": 8,
+            "query_pre_attn_scalar": 12, "rope_theta": 1e6, "rope_local_base_freq": 10000.0,
+            "layer_types": ["sliding_attention", "full_attention"]}),
+        _ => json!({}),
+    };
+    for (key, value) in own.as_object().unwrap() {
+        config[key] = value.clone();
+    }
+    write("config.json", &config);
     write("generation_config.json", &json!({"eos_token_id": [2]}));
     write(
         "tokenizer_config.json",
@@ -44,7 +66,9 @@ fn write_model(folder: &Path) {
         };
         for (name, out) in [("q_proj", HIDDEN), ("k_proj", HIDDEN / 2), ("v_proj", HIDDEN / 2)] {
             add(&format!("self_attn.{name}.weight"), &[out, HIDDEN]);
-            add(&format!("self_attn.{name}.bias"), &[out]);
+            if model_type == "qwen2" {
+                add(&format!("self_attn.{name}.bias"), &[out]);
+            }
         }
         add("self_attn.o_proj.weight", &[HIDDEN, HIDDEN]);
         add("mlp.gate_proj.weight", &[INNER, HIDDEN]);
@@ -52,6 +76,12 @@ fn write_model(folder: &Path) {
         add("mlp.down_proj.weight", &[HIDDEN, INNER]);
         add("input_layernorm.weight", &[HIDDEN]);
         add("post_attention_layernorm.weight", &[HIDDEN]);
+        if gemma {
+            add("pre_feedforward_layernorm.weight", &[HIDDEN]);
+            add("post_feedforward_layernorm.weight", &[HIDDEN]);
+            add("self_attn.q_norm.weight", &[HIDDEN / 4]);
+            add("self_attn.k_norm.weight", &[HIDDEN / 4]);
+        }
     }
     write_weights(&folder.join("model.safetensors"), &shapes);
 }
@@ -98,8 +128,9 @@ fn tokenizer() -> Value {
                    "rstrip": false, "normalized": false, "special": true})
         })
         .collect();
-    let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
-                            "use_regex": false});
+    // GPT-2's way, for which a GGUF file has a name.
+    let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false,
+                            "use_regex": true});
     json!({"version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
            "normalizer": null, "pre_tokenizer": byte_level, "post_processor": null,
            "decoder": byte_level,
@@ -111,8 +142,6 @@ fn tokenizer() -> Value {
 
 #[test]
 fn every_method_is_served_as_it_was_trained() {
-    let scratch = Scratch::new();
-    write_model(&scratch.path().join("toy"));
     // How each is served, and its settings.
     let arms = [
         ("lora", "adapter", "lora_r: 4"),
@@ -127,6 +156,46 @@ fn every_method_is_served_as_it_was_trained() {
         ("soft_prompt", "decoder", "method: soft_prompt, num_virtual_tokens: 4"),
         ("kto", "adapter", "lora_r: 4, objective: kto"),
     ];
+    let manifest = learnt_and_served("qwen2", &arms);
+    let parity = manifest["parity"].as_array().unwrap();
+    // The decoder of the soft prompt writes what the server does where nothing was trained.
+    let written: Vec<u64> =
+        parity.iter().filter_map(|check| check["base_tokens"].as_u64()).collect();
+    assert!(matches!(written.as_slice(), [tokens] if *tokens >= 4), "{parity:?}");
+    // Of verdicts, plain learning takes the good half.
+    let training = manifest["training"].as_array().unwrap();
+    let rows = |name: &str| {
+        training.iter().find(|entry| entry["arms"][0] == name).unwrap()["rows"].as_u64()
+    };
+    assert_eq!((rows("lora"), rows("kto")), (Some(6), Some(12)));
+}
+
+/// Gemma 3, which our own decoder serves, whatever is trained.
+#[test]
+fn every_method_of_gemma_is_served_as_it_was_trained() {
+    let arms = [
+        ("lora", "adapter", "lora_r: 4"),
+        ("pissa", "adapter", "lora_r: 4, init_lora_weights: pissa"),
+        ("qlora", "adapter", "lora_r: 4, method: qlora"),
+        ("dora", "merged", "lora_r: 4, use_dora: true"),
+        ("last_layers", "merged", "method: last_layers, last_layers: 1"),
+        ("head", "merged", "method: head"),
+        ("full", "merged", "method: full"),
+        ("soft_prompt", "decoder", "method: soft_prompt, num_virtual_tokens: 4"),
+        ("kto", "adapter", "lora_r: 4, objective: kto"),
+    ];
+    let manifest = learnt_and_served("gemma3_text", &arms);
+    assert_eq!(manifest["models"]["m"]["backend"], "candle", "{}", manifest["models"]);
+    let parity = manifest["parity"].as_array().unwrap();
+    // There is no other server to compare the decoder with.
+    assert!(parity.iter().all(|check| check["base_tokens"].is_null()), "{parity:?}");
+}
+
+/// Trains the arms, each with how it is served and its settings, and lets them answer. The run compares
+/// trainer and server. Gives the manifest.
+fn learnt_and_served(model_type: &str, arms: &[(&str, &str, &str)]) -> Value {
+    let scratch = Scratch::new();
+    write_family(&scratch.path().join("toy"), model_type);
     let lines: Vec<String> = arms
         .iter()
         .map(|(name, _, settings)| {
@@ -167,8 +236,8 @@ compare: {{ baseline: zero_shot }}
     let training = manifest["training"].as_array().unwrap();
     assert_eq!(training.len(), arms.len());
     for (name, served, _) in arms {
-        let entry = training.iter().find(|entry| entry["arms"][0] == name).unwrap();
-        assert_eq!(entry["outcome"]["served"], served, "{name}");
+        let entry = training.iter().find(|entry| entry["arms"][0] == *name).unwrap();
+        assert_eq!(entry["outcome"]["served"], *served, "{name}");
         let steps = entry["outcome"]["steps"].as_array().unwrap();
         let loss = |step: &Value| step["loss"].as_f64().unwrap();
         assert!(loss(&steps[steps.len() - 1]) < loss(&steps[0]), "{name}");
@@ -180,15 +249,7 @@ compare: {{ baseline: zero_shot }}
         assert_eq!(check["tokens"], check["top1_agree"], "{check}");
         assert!(check["max_nll_difference"].as_f64().unwrap() < 1e-3, "{check}");
     }
-    // The decoder of the soft prompt writes what the server does where nothing was trained.
-    let written: Vec<u64> =
-        parity.iter().filter_map(|check| check["base_tokens"].as_u64()).collect();
-    assert!(matches!(written.as_slice(), [tokens] if *tokens >= 4), "{parity:?}");
-    // Of verdicts, plain learning takes the good half.
-    let rows = |name: &str| {
-        training.iter().find(|entry| entry["arms"][0] == name).unwrap()["rows"].as_u64()
-    };
-    assert_eq!((rows("lora"), rows("kto")), (Some(6), Some(12)));
+    manifest
 }
 
 #[test]
@@ -241,6 +302,119 @@ compare: { baseline: zero_shot }
     let ran = scratch.bench(&["run", "x.yaml"]);
     assert!(ran.out.contains("(0 answered now)"), "{}", ran.out);
     assert!(before == scratch.files("reports/x"), "a file changed");
+}
+
+/// A GGUF file keeps the rows of query and key in another order, and adapters on it are ignored: it is
+/// made a folder again, on which all is as on the model it was made of.
+#[test]
+fn an_adapter_of_a_gguf_file_is_trained_and_served_as_that_of_its_model() {
+    let scratch = Scratch::new();
+    write_family(&scratch.path().join("toy"), "llama");
+    let ran = scratch.bench(&["export", "toy", "--format", "gguf", "--out", "toy.gguf"]);
+    assert_eq!(ran.code, Some(0), "{ran:#?}");
+    let run = |model: &str| -> (Vec<f64>, Vec<String>) {
+        scratch.write(
+            "x.yaml",
+            &format!(
+                "version: 1
+models: {{ m: {{ path: {model} }} }}
+eval_sets:
+  - {{ name: forms, path: forms.jsonl, train: train.jsonl, scorers: [exact_match], max_tokens: 12 }}
+arms:
+  - {{ name: zero_shot, model: m, strategy: prompt }}
+  - {{ name: lora, model: m, strategy: {{ finetune: {{ lora_r: 4, num_epochs: 10, sequence_len: 128, learning_rate: 1.0e-2, micro_batch_size: 2 }} }} }}
+compare: {{ baseline: zero_shot }}
+"
+            ),
+        );
+        let ran = scratch.bench(&["run", "x.yaml"]);
+        assert_eq!(ran.code, Some(0), "{ran:#?}");
+        let manifest: Value =
+            serde_json::from_slice(&scratch.read("reports/x/manifest.json")).unwrap();
+        let steps = manifest["training"][0]["outcome"]["steps"].as_array().unwrap().iter();
+        let losses = steps.map(|step| step["loss"].as_f64().unwrap()).collect();
+        let lines = String::from_utf8(scratch.read("runs/x/answers.jsonl")).unwrap();
+        // What follows a text differs from run to run: times.
+        let text =
+            |line: &str| Some(line.split_once("\"text\":")?.1.split_once("\",\"")?.0.to_owned());
+        let mut answers: Vec<String> = lines.lines().filter_map(text).collect();
+        answers.sort();
+        for folder in ["reports", "runs"] {
+            std::fs::remove_dir_all(scratch.path().join(folder)).unwrap();
+        }
+        (losses, answers)
+    };
+    let (of_folder, of_file) = (run("toy"), run("toy.gguf"));
+    assert_eq!(of_folder.1.len(), 12, "{:?}", of_folder.1);
+    assert_eq!(of_folder.1, of_file.1);
+    assert!(of_folder.0.len() == of_file.0.len() && of_folder.0.len() == 30);
+    for (folder, file) in of_folder.0.iter().zip(&of_file.0) {
+        assert!((folder - file).abs() < 1e-4, "{folder}, {file}");
+    }
+}
+
+/// Killed as by `kill -9`, twice, and each time gone on with.
+#[test]
+fn a_killed_training_ends_as_one_that_was_not_bit_for_bit() {
+    let scratch = toy("lora_r: 4, lora_dropout: 0.1");
+    scratch.edit("num_epochs: 1", "num_epochs: 60");
+    let train = ["train", "x.yaml", "--arm", "lora"];
+    // Paths of files below the run's folder that end so.
+    let found = |end: &str| -> Vec<std::path::PathBuf> {
+        let folders = std::fs::read_dir(scratch.path().join("runs/x/adapters"));
+        let folders = folders.into_iter().flatten().flatten().map(|entry| entry.path());
+        folders.map(|folder| folder.join(end)).filter(|file| file.exists()).collect()
+    };
+    let adapter = || -> Vec<u8> {
+        let files = found("adapter_model.safetensors");
+        assert_eq!(files.len(), 1, "{files:?}");
+        std::fs::read(&files[0]).unwrap()
+    };
+    let ran = scratch.bench(&train);
+    assert_eq!(ran.code, Some(0), "{ran:#?}");
+    let expected = adapter();
+    std::fs::remove_dir_all(scratch.path().join("runs")).unwrap();
+    for _ in 0..2 {
+        let mut child =
+            scratch.command(&train).stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+        let written = || {
+            found("checkpoint.safetensors")
+                .first()
+                .and_then(|file| std::fs::metadata(file).ok()?.modified().ok())
+        };
+        let before = written();
+        while written() == before && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        assert!(child.try_wait().unwrap().is_none(), "it ended before it could be killed");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(found("adapter_model.safetensors").is_empty());
+    }
+    let ran = scratch.bench(&train);
+    assert_eq!(ran.code, Some(0), "{ran:#?}");
+    assert!(adapter() == expected, "other numbers than without the kills");
+}
+
+#[test]
+fn an_adapter_of_another_base_is_not_merged() {
+    let scratch = toy("lora_r: 4");
+    let ran = scratch.bench(&["train", "x.yaml"]);
+    assert_eq!(ran.code, Some(0), "{ran:#?}");
+    let adapter = ran.out.split(": ").next().unwrap().to_owned();
+    // The same shapes, other numbers.
+    write_model(&scratch.path().join("other"));
+    let weights = scratch.path().join("other/model.safetensors");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&weights, bytes).unwrap();
+    let ran = scratch.bench(&["merge", &adapter, "--base", "other", "--out", "merged"]);
+    assert_ne!(ran.code, Some(0), "{ran:#?}");
+    let said = ran.err.split_whitespace().collect::<Vec<_>>().join(" ").replace("│ ", "");
+    assert!(said.contains("other") && said.contains("base"), "{said}");
+    assert!(!scratch.path().join("merged").exists());
+    let ran = scratch.bench(&["merge", &adapter, "--base", "toy", "--out", "merged"]);
+    assert_eq!(ran.code, Some(0), "{ran:#?}");
 }
 
 /// A toy experiment with one fine-tuned arm.

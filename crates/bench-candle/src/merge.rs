@@ -167,8 +167,9 @@ pub(crate) fn fold(
     merged
 }
 
-/// The base's configuration with what older readers look for: the numeric type, and the rotary base
-/// outside of `rope_parameters`. Embedding and output matrix are tied or not, as the model has them.
+/// The base's configuration with what older readers look for: the numeric type, and what
+/// `rope_parameters` say of rotations outside of them. Embedding and output matrix are tied or not, as
+/// the model has them.
 fn config(base: &Path, tied: bool) -> Result<Vec<u8>, TrainError> {
     let path = base.join("config.json");
     let mut config: Value = serde_json::from_slice(&fs::read(&path)?)
@@ -178,9 +179,61 @@ fn config(base: &Path, tied: bool) -> Result<Vec<u8>, TrainError> {
     if config.get("dtype").is_some() {
         config["dtype"] = json!("float32");
     }
-    let theta = config["rope_parameters"]["rope_theta"].clone();
-    if config.get("rope_theta").is_none() && theta.is_number() {
-        config["rope_theta"] = theta;
+    let rope = config["rope_parameters"].clone();
+    // Gemma 3 has one set for each kind of layer.
+    let all = if rope["full_attention"].is_null() { &rope } else { &rope["full_attention"] };
+    let mut add = |key: &str, value: &Value| {
+        if config.get(key).is_none_or(Value::is_null) && !value.is_null() {
+            config[key] = value.clone();
+        }
+    };
+    add("rope_theta", &all["rope_theta"]);
+    add("rope_local_base_freq", &rope["sliding_attention"]["rope_theta"]);
+    if all["rope_type"].as_str().is_some_and(|kind| kind != "default") {
+        let mut scaling = all.clone();
+        if let Some(scaling) = scaling.as_object_mut() {
+            scaling.remove("rope_theta");
+        }
+        add("rope_scaling", &scaling);
     }
     Ok(serde_json::to_vec_pretty(&config).map_err(std::io::Error::from)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::golden::folder;
+
+    /// mistral.rs 0.8.1 and older transformers read only those.
+    #[test]
+    fn a_written_configuration_has_the_keys_of_older_readers() {
+        let written = |family: &str| -> Value {
+            serde_json::from_slice(&config(&folder(family), true).unwrap()).unwrap()
+        };
+        for family in ["llama", "llama3", "qwen2", "qwen3"] {
+            let text = fs::read_to_string(folder(family).join("config.json")).unwrap();
+            assert!(
+                !text.contains("\n  \"rope_theta\""),
+                "{family} is as transformers 5 writes it"
+            );
+            assert_eq!(written(family)["rope_theta"], 10_000.0, "{family}");
+        }
+        assert_eq!(
+            written("llama3")["rope_scaling"],
+            json!({"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0,
+                   "high_freq_factor": 4.0, "original_max_position_embeddings": 64})
+        );
+        assert!(written("llama").get("rope_scaling").is_none());
+        let gemma = written("gemma3");
+        assert_eq!(gemma["rope_theta"], 1_000_000.0);
+        assert_eq!(gemma["rope_local_base_freq"], 10_000.0);
+        // What was there stays, and is read as before.
+        for family in ["llama3", "gemma3"] {
+            let text = fs::read_to_string(folder(family).join("config.json")).unwrap();
+            let before = crate::model::Config::parse(&text).unwrap();
+            let text = written(family).to_string();
+            let after = crate::model::Config::parse(&text).unwrap();
+            assert_eq!(crate::model::Config { tied: before.tied, ..after }, before, "{family}");
+        }
+    }
 }

@@ -3,6 +3,8 @@
 //! Of each layer the pass keeps what the way back cannot cheaply compute again; with checkpointing
 //! only each layer's input, and the layer is passed once more on the way back.
 
+use std::collections::BTreeMap;
+
 use rayon::prelude::*;
 
 use crate::{
@@ -69,6 +71,16 @@ fn current<'a>(adapter: Option<Adapter<'a>>, slot: Slot, own: &'a [f32]) -> &'a 
     adapter.and_then(|adapter| adapter.whole(slot)).unwrap_or(own)
 }
 
+/// The same for the weight of a norm, by which it multiplies.
+fn current_norm<'a>(
+    lifted: &'a BTreeMap<Slot, Vec<f32>>,
+    adapter: Option<Adapter<'a>>,
+    slot: Slot,
+    own: &'a [f32],
+) -> &'a [f32] {
+    lifted.get(&slot).map_or_else(|| current(adapter, slot, own), Vec::as_slice)
+}
+
 /// How the losses of a batch's targets make up what is minimised.
 pub(crate) enum Weigh<'a> {
     /// Each counts the same.
@@ -92,6 +104,8 @@ pub(crate) struct Engine<'a> {
     loss: loss::Scratch,
     /// Of each layer's projections, by their order.
     directions: Vec<[Option<Direction>; 7]>,
+    /// The trained norms of Gemma 3 as they count: 1 and what is trained.
+    lifted: BTreeMap<Slot, Vec<f32>>,
 }
 
 /// What `DoRA` makes of an adapted weight: its rows are brought to a trained length.
@@ -173,6 +187,7 @@ impl<'a> Engine<'a> {
             buffers: Buffers::default(),
             loss: loss::Scratch::default(),
             directions: Vec::new(),
+            lifted: BTreeMap::new(),
         }
     }
 
@@ -270,11 +285,11 @@ impl<'a> Engine<'a> {
             }
         }
         if let Some(place) = adapter.layout.whole.get(&Slot::Embedding) {
-            let size = self.model.config.hidden;
+            let (size, scale) = (self.model.config.hidden, self.model.config.embedding_scale);
             let table = &mut gradient[place.clone()];
             for (id, d) in batch.tokens.iter().zip(d.chunks_exact(size)) {
                 let row = &mut table[*id as usize * size..][..size];
-                row.iter_mut().zip(d).for_each(|(sum, d)| *sum += d);
+                row.iter_mut().zip(d).for_each(|(sum, d)| *sum += d * scale);
             }
         }
         predictions
@@ -297,7 +312,7 @@ impl<'a> Engine<'a> {
             std::mem::swap(&mut hidden, &mut output);
         }
         let size = self.model.config.hidden;
-        let w = current(adapter, Slot::Norm, &self.model.norm);
+        let w = current_norm(&self.lifted, adapter, Slot::Norm, &self.model.norm);
         let mut row = vec![0.0; size];
         norm(&hidden[hidden.len() - size..], w, self.model.config.norm_epsilon, &mut row);
         row
@@ -391,7 +406,7 @@ impl<'a> Engine<'a> {
         if let Some(place) = adapter.layout.whole.get(&Slot::Norm) {
             norm_weight_backward(rows, raw, epsilon, &mut gradient[place.clone()]);
         }
-        let w = current(Some(adapter), Slot::Norm, &self.model.norm);
+        let w = current_norm(&self.lifted, Some(adapter), Slot::Norm, &self.model.norm);
         let mut d_raw = vec![0.0; raw.len()];
         norm_backward(rows, raw, w, epsilon, &mut d_raw);
         let mut d = vec![0.0; len];
@@ -456,7 +471,7 @@ impl<'a> Engine<'a> {
         let rows = batch.sources.iter().flat_map(|row| &hidden[row * size..][..size]);
         let raw: Vec<f32> = rows.copied().collect();
         let mut rows = vec![0.0; raw.len()];
-        let w = current(adapter, Slot::Norm, &self.model.norm);
+        let w = current_norm(&self.lifted, adapter, Slot::Norm, &self.model.norm);
         norm(&raw, w, self.model.config.norm_epsilon, &mut rows);
         (rows, raw)
     }
@@ -472,8 +487,17 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// Measures the rows of the weights that `DoRA` adapts, as they are now.
+    /// Adds 1 to the norms of Gemma 3 that are trained, and measures the rows of the weights that
+    /// `DoRA` adapts, as they are now.
     fn direct(&mut self, adapter: Option<Adapter<'_>>) {
+        self.lifted.clear();
+        if let Some(adapter) = adapter.filter(|_| self.model.config.gemma) {
+            let norms = adapter.layout.whole.iter().filter(|(slot, _)| slot.is_norm());
+            self.lifted.extend(norms.map(|(slot, place)| {
+                let numbers = adapter.parameters[place.clone()].iter();
+                (*slot, numbers.map(|number| number + 1.0).collect())
+            }));
+        }
         self.directions.clear();
         let Some(adapter) = adapter.filter(|adapter| adapter.layout.dora) else { return };
         let config = &self.model.config;
@@ -526,7 +550,8 @@ impl<'a> Engine<'a> {
         let (hidden, inner) = (config.hidden, config.intermediate);
         let directions = self.directions.get(index);
         let pass = Pass { index, config, layer, adapter, batch, n, directions };
-        let own = |slot, own| current(adapter, slot, own);
+        let lifted = &self.lifted;
+        let own = |slot, own| current_norm(lifted, adapter, slot, own);
         let scratch = &mut buffers.scratch;
 
         let normed = room(&mut buffers.a, n * hidden);
@@ -566,6 +591,7 @@ impl<'a> Engine<'a> {
         if let Some([w, _]) = &layer.post_norms {
             let raw = resized(&mut act.attention_output, n * hidden);
             pass.group(Group::Output, attended, output_group, scratch, Some(raw), Into::Set);
+            let w = own(Slot::AttentionPostNorm(index), w);
             norm(raw, w, config.norm_epsilon, normed);
             add(normed, &mut act.middle);
         } else {
@@ -582,6 +608,7 @@ impl<'a> Engine<'a> {
             let raw = resized(&mut act.mlp_output, n * hidden);
             pass.group(Group::Down, value, down_group, scratch, Some(raw), Into::Set);
             if let Some(output) = output {
+                let w = own(Slot::MlpPostNorm(index), w);
                 norm(raw, w, config.norm_epsilon, normed);
                 resized(output, n * hidden);
                 copy(&act.middle, output);
@@ -620,14 +647,19 @@ impl<'a> Engine<'a> {
         let (hidden, inner, epsilon) = (config.hidden, config.intermediate, config.norm_epsilon);
         let directions = self.directions.get(index);
         let pass = Pass { index, config, layer, adapter: Some(adapter), batch, n, directions };
-        let own = |slot, own| current(Some(adapter), slot, own);
+        let lifted = &self.lifted;
+        let own = |slot, own| current_norm(lifted, Some(adapter), slot, own);
         let Buffers { a, b, c, wide, wider, scratch } = buffers;
         let mut back = Back { pass, scratch, gradient };
 
         let d_value = room(wide, n * inner);
         let d_mlp = match &layer.post_norms {
             None => &*d,
-            Some([_, w]) => through_norm(d, &act.mlp_output, w, epsilon, room(c, n * hidden)),
+            Some([_, w]) => {
+                let w = own(Slot::MlpPostNorm(index), w);
+                back.norm(Slot::MlpPostNorm(index), d, &act.mlp_output);
+                through_norm(d, &act.mlp_output, w, epsilon, room(c, n * hidden))
+            }
         };
         back.b(Group::Down, d_mlp, &act.groups[3]);
         back.inputs(Group::Down, d_value);
@@ -647,7 +679,11 @@ impl<'a> Engine<'a> {
         let d_attended = room(wide, n * config.query());
         let d_attention = match &layer.post_norms {
             None => &*d,
-            Some([w, _]) => through_norm(d, &act.attention_output, w, epsilon, room(c, n * hidden)),
+            Some([w, _]) => {
+                let w = own(Slot::AttentionPostNorm(index), w);
+                back.norm(Slot::AttentionPostNorm(index), d, &act.attention_output);
+                through_norm(d, &act.attention_output, w, epsilon, room(c, n * hidden))
+            }
         };
         back.b(Group::Output, d_attention, &act.groups[1]);
         back.inputs(Group::Output, d_attended);

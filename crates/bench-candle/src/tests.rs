@@ -1,8 +1,9 @@
 //! The trainer as a whole, on tiny models with seeded random weights.
 
 mod fixture;
-mod golden;
+pub(crate) mod golden;
 mod gradient;
 mod job;
 mod methods;
+mod peft;
 mod soft_prompt;

@@ -29,6 +29,12 @@ pub(crate) struct Folder {
 
 impl Folder {
     pub(crate) fn open(path: &Path) -> Result<Self, String> {
+        if let Some(file) = other_format(path) {
+            return Err(format!(
+                "`{}` cannot be served as it is: mistral.rs 0.8.1 ignores adapters on such weights and computes with rounded numbers; name a GGUF file itself as the model's `path`, which converts it once, or get the model as safetensors",
+                file.display()
+            ));
+        }
         let read =
             |name: &str| fs_err::read_to_string(path.join(name)).map_err(|error| error.to_string());
         let config = json(path, "config.json")?;
@@ -44,9 +50,18 @@ impl Folder {
                 path.display()
             ));
         }
+        let scaling = &config["rope_parameters"];
+        let scaled = scaling["rope_type"].as_str().is_some_and(|kind| kind != "default");
+        if scaled && config["rope_scaling"].is_null() {
+            return Err(format!(
+                "`{}/config.json` scales rotations in `rope_parameters`, where mistral.rs 0.8.1 does not look; copy them to a top-level `rope_scaling`",
+                path.display()
+            ));
+        }
         let window = config["max_position_embeddings"].as_u64().ok_or_else(|| {
             format!("`{}/config.json` has no `max_position_embeddings`", path.display())
         })? as usize;
+        let window = sliding_window(&config).map_or(window, |sliding| sliding.min(window));
         let tokenizer_config = read("tokenizer_config.json")?;
         let jinja = path.join("chat_template.jinja");
         let jinja = jinja.exists().then(|| read("chat_template.jinja")).transpose()?;
@@ -136,6 +151,33 @@ fn missing_tensor(config: &Value, shapes: &Shapes) -> Option<String> {
         }
     }
     expected.into_iter().find(|name| !shapes.contains_key(name))
+}
+
+/// The window of attention, where a model has one: with more tokens, mistral.rs 0.8.1 lets each token of
+/// a prompt see one key too many (`make_swa_mask`), which is another model than the one that is trained.
+fn sliding_window(config: &Value) -> Option<usize> {
+    let used = match config["model_type"].as_str() {
+        Some("mistral") => true,
+        Some("qwen2" | "qwen3") => config["use_sliding_window"] == true,
+        _ => false,
+    };
+    config["sliding_window"].as_u64().filter(|_| used).map(|window| window as usize)
+}
+
+/// A file of a format that the library would load without adapters: the path itself, or what a folder
+/// without safetensors holds.
+fn other_format(path: &Path) -> Option<PathBuf> {
+    let is = |path: &Path, kinds: &[&str]| {
+        path.extension().is_some_and(|extension| kinds.iter().any(|kind| extension == *kind))
+    };
+    if is(path, &["gguf", "uqff"]) {
+        return Some(path.to_owned());
+    }
+    let files = || fs_err::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+    if files().any(|file| is(&file, &["safetensors"])) {
+        return None;
+    }
+    files().find(|file| is(file, &["gguf", "uqff"]))
 }
 
 fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, String> {

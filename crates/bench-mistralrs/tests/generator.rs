@@ -224,15 +224,23 @@ async fn greedy_answers_repeat_alone_and_in_company() {
     assert_ne!(alone[0], alone[1]);
 }
 
-/// With nothing kept, with room for everything, and with room for one answer.
+/// With nothing kept, with room for everything, and with room for one answer; of a base and of the
+/// same with an adapter.
 #[tokio::test]
 async fn what_is_kept_of_earlier_prompts_changes_no_answer() {
     let folder = write_model(&weights());
+    let adapter = write_adapter(&adapter_config(), &adapter_weights(0.3));
+    for adapter in [None, Some(adapter.path())] {
+        check_kept(&folder, adapter).await;
+    }
+}
+
+async fn check_kept(folder: &TempDir, adapter: Option<&Path>) {
     let prompts = ["shared, one", "shared, two", "shared, two and more", "other", "shared, one"];
     let mut seen: Vec<(Vec<_>, Vec<_>)> = Vec::new();
     for prefix_cache_memory in [0, 1 << 30, 1] {
         let loader = MistralLoader { copies_memory: 0, prefix_cache_memory };
-        let generator = loader.load(&model(&folder), None).unwrap();
+        let generator = loader.load(&model(folder), adapter).unwrap();
         assert_eq!(generator.id().contains("prefix cache"), prefix_cache_memory > 0);
         let (mut texts, mut distributions) = (Vec::new(), Vec::new());
         for prompt in prompts {
@@ -297,6 +305,87 @@ async fn an_adapter_equals_merged_weights_and_leaves_the_base_alone() {
     assert!((a[0].nll - m[0].nll).abs() < 1e-4, "{} and {}", a[0].nll, m[0].nll);
 }
 
+/// The models and adapters that transformers and PEFT wrote for the trainer's tests, with what they
+/// predict: the trainer predicts the same, and so do we.
+#[tokio::test]
+async fn predictions_are_those_of_transformers_and_peft() {
+    for family in ["llama", "llama3", "mistral", "qwen2", "qwen3"] {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../bench-candle/tests/golden");
+        let golden = golden.join(family);
+        let read = |name: &str| -> serde_json::Value {
+            serde_json::from_slice(&std::fs::read(golden.join(name)).unwrap()).unwrap()
+        };
+        let expected = read("golden.json");
+        let ids: Vec<u64> = expected["ids"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(serde_json::Value::as_u64)
+            .collect();
+        let folder = TempDir::new().unwrap();
+        let write = |name: &str, value: serde_json::Value| {
+            std::fs::write(folder.path().join(name), value.to_string()).unwrap();
+        };
+        let mut config = read("config.json");
+        let rope = config["rope_parameters"].clone();
+        config["rope_theta"] = rope["rope_theta"].clone();
+        if rope["rope_type"] != "default" {
+            config["rope_scaling"] = rope;
+        }
+        write("config.json", config);
+        let model_file = "model.safetensors";
+        std::fs::copy(golden.join(model_file), folder.path().join(model_file)).unwrap();
+        // Beyond a window of 16 the library sees one key too many: such a prompt is not served.
+        let n = if family == "mistral" { 15 } else { ids.len() };
+        let (ids, beyond) = ids.split_at(n);
+        // A word for each id. The one that ends a turn is the row's last, so that the whole row counts.
+        let word = |id: u64| format!("t{id:02}");
+        let last = ids[ids.len() - 1];
+        let vocabulary: serde_json::Map<String, serde_json::Value> =
+            (0..96).map(|id| (word(id), json!(id))).collect();
+        write(
+            "tokenizer.json",
+            json!({"version": "1.0", "truncation": null, "padding": null, "normalizer": null,
+                   "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": null,
+                   "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false},
+                   "added_tokens": [{"id": last, "content": word(last), "single_word": false,
+                                     "lstrip": false, "rstrip": false, "normalized": false,
+                                     "special": true}],
+                   "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": word(0)}}),
+        );
+        write(
+            "tokenizer_config.json",
+            json!({"eos_token": word(last),
+                   "chat_template": "{% for message in messages %}{{ message['content'] }}{% endfor %}"}),
+        );
+        let words: Vec<String> = ids.iter().map(|id| word(*id)).collect();
+        let completion = words[1..words.len() - 1].join(" ");
+        let row = ProbeRow { messages: vec![Message::user(&words[0])], completion };
+        for (adapter, key) in [(None, "base"), (Some(golden.join("adapter")), "adapted")] {
+            let generator =
+                MistralLoader::default().load(&model(&folder), adapter.as_deref()).unwrap();
+            let probe = generator.probe(std::slice::from_ref(&row)).await.unwrap().swap_remove(0);
+            assert!(probe.token_ids.iter().map(|id| u64::from(*id)).eq(ids.iter().copied()));
+            let losses: Vec<f64> = expected[key]
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter_map(serde_json::Value::as_f64)
+                .collect();
+            let losses = &losses[..n - 1];
+            assert_eq!(losses.len(), probe.top1.len());
+            let mean = losses.iter().sum::<f64>() / losses.len() as f64;
+            assert!((probe.nll - mean).abs() < 3e-5 * mean, "{family} {key}: {} {mean}", probe.nll);
+            if !beyond.is_empty() {
+                let completion = format!("{} {}", row.completion, words[1]);
+                let longer = ProbeRow { completion, ..row.clone() };
+                let error = generator.probe(&[longer]).await.unwrap_err();
+                assert!(error.chain().contains("the context window of 16"), "{}", error.chain());
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn two_adapters_alive_at_once_answer_as_each_does_alone() {
     let folder = write_model(&weights());
@@ -333,6 +422,8 @@ async fn rank_stabilised_adapters_and_adapters_of_some_layers_are_served() {
     plain["lora_alpha"] = json!(ALPHA * (RANK as f64).sqrt());
     let mut stabilised = adapter_config();
     stabilised["use_rslora"] = json!(true);
+    // As PEFT says it: which layers, beside the tensors that are there.
+    stabilised["layers_to_transform"] = json!([1]);
     let (plain, stabilised) = (write_adapter(&plain, &lora), write_adapter(&stabilised, &lora));
     let left = distribution(&load(&folder, Some(&plain)), "hello").await;
     let right = distribution(&load(&folder, Some(&stabilised)), "hello").await;
@@ -489,7 +580,10 @@ fn damaged_folders_are_refused_by_name() {
         .unwrap();
     refused(&folder, None, "quantised");
     std::fs::write(&path, config.replace("rope_theta", "rope_parameters")).unwrap();
-    refused(&folder, None, "`rope_theta`");
+    refused(&folder, None, "where mistral.rs 0.8.1 reads `rope_theta`");
+    let scaled = r#"{"rope_parameters": {"rope_type": "llama3", "rope_theta": 10000.0},"#;
+    std::fs::write(&path, config.replacen('{', scaled, 1)).unwrap();
+    refused(&folder, None, "`rope_scaling`");
     std::fs::write(&path, config.replace("LlamaForCausalLM", "NoSuchModel")).unwrap();
     refused(&folder, None, "cannot load");
 
@@ -503,6 +597,27 @@ fn damaged_folders_are_refused_by_name() {
     let mut missing = weights();
     missing.remove("model.layers.1.mlp.up_proj.weight");
     refused(&write_model(&missing), None, "model.layers.1.mlp.up_proj.weight");
+}
+
+/// The library would load such files without the adapter, and would read attention's rows of a GGUF in
+/// another order than the adapter's.
+#[test]
+fn weights_on_which_adapters_are_ignored_are_refused_by_name() {
+    let adapter = write_adapter(&adapter_config(), &adapter_weights(0.3));
+    for kind in ["gguf", "uqff"] {
+        let folder = write_model(&weights());
+        std::fs::remove_file(folder.path().join("model.safetensors")).unwrap();
+        let file = folder.path().join(format!("model.{kind}"));
+        std::fs::write(&file, b"GGUF").unwrap();
+        for adapter in [None, Some(adapter.path())] {
+            refused(&folder, adapter, &format!("model.{kind}` cannot be served as it is"));
+        }
+        let whole = ModelFolder { path: file, digest: String::new() };
+        let Err(error) = MistralLoader::default().load(&whole, Some(adapter.path())) else {
+            panic!("a {kind} file was loaded")
+        };
+        assert!(error.chain().contains("as the model's `path`"), "{}", error.chain());
+    }
 }
 
 #[test]

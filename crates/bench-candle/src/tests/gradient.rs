@@ -261,7 +261,13 @@ fn dropout_leaves_the_mean_and_its_gradient_is_that_of_what_it_kept() {
 
 #[test]
 fn every_adapter_tensor_gets_a_gradient() {
-    let mut case = case("qwen3");
+    for model_type in ["llama", "mistral", "qwen2", "qwen3", "gemma3_text"] {
+        check_every_tensor(model_type);
+    }
+}
+
+fn check_every_tensor(model_type: &str) {
+    let mut case = case(model_type);
     let model = Model::open(&case.fixture.base.path).unwrap();
     let initial = case.layout.initial(&model, InitLoraWeights::Default, 0);
     let mut check = |parameters: Vec<f32>, a_too: bool| {

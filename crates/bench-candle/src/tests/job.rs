@@ -120,6 +120,35 @@ fn an_interrupted_job_ends_as_an_uninterrupted_one_bit_for_bit() {
 }
 
 #[test]
+fn four_rows_at_once_are_learnt_as_four_that_are_accumulated() {
+    let fixture = Fixture::new("qwen2");
+    for objective in [Objective::Sft, Objective::Dpo, Objective::Orpo, Objective::Reward] {
+        let rows = if objective == Objective::Sft { examples(10) } else { preferences(10) };
+        let course = |micro_batch_size: u32, gradient_accumulation_steps: u32| -> Vec<f64> {
+            let settings = Finetune {
+                objective,
+                micro_batch_size,
+                gradient_accumulation_steps,
+                num_epochs: 3,
+                ..settings()
+            };
+            let name = format!("{}{micro_batch_size}", objective.name());
+            let outcome = train(&fixture.job(&name, rows.clone(), settings));
+            outcome.steps.iter().map(|step| step.loss).collect()
+        };
+        // Rows differ in length, and the last step of an epoch has two.
+        let (at_once, accumulated) = (course(4, 1), course(1, 4));
+        assert_eq!((at_once.len(), accumulated.len()), (9, 9));
+        for (a, b) in at_once.iter().zip(&accumulated) {
+            assert!(
+                (a - b).abs() < 1e-3 * a.max(0.1),
+                "{objective:?}: {at_once:?} {accumulated:?}"
+            );
+        }
+    }
+}
+
+#[test]
 fn a_damaged_checkpoint_counts_as_none() {
     let fixture = Fixture::new("llama");
     let whole = fixture.job("whole", examples(4), settings());

@@ -2,7 +2,6 @@
 
     pip install torch==2.15.0 transformers==5.23.0 peft==0.21.2
     python soft_prompt.py            # writes `llama/{soft_prompt,reward}/` and `soft_prompt.json`
-    python soft_prompt.py FOLDER     # shows that PEFT reads a soft prompt that our trainer wrote
 
 The soft prompt is PEFT's own. What it predicts, the losses of eight steps and the tokens that it
 writes greedily are PEFT's. KTO is written out from its paper in the form that TRL 0.2x computes it
@@ -12,15 +11,13 @@ model is transformers' classifier with one label under PEFT's adapter, its loss 
 """
 
 import json
-import pathlib
-import sys
 
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForSequenceClassification
 
-from variants import HERE, MODULES, base, ids_of, log_probability, losses, norm, steps
+from variants import HERE, MODULES, base, ids_of, log_probability, steps
 
 TOKENS = 5
 WRITTEN = 12
@@ -135,14 +132,5 @@ def main():
     (HERE / "soft_prompt.json").write_text(json.dumps(golden) + "\n")
 
 
-def read(folder):
-    """What PEFT makes of a soft prompt that our trainer wrote."""
-    config = json.loads((pathlib.Path(folder) / "adapter_config.json").read_text())
-    model = PeftModel.from_pretrained(base("llama"), folder).eval()
-    weights = model.get_prompt_embedding_to_save("default")
-    print(json.dumps(dict(virtual_tokens=config["num_virtual_tokens"], norm=norm([weights]),
-                          losses=behind(model, ids_of("llama")))))
-
-
 if __name__ == "__main__":
-    read(sys.argv[1]) if len(sys.argv) > 1 else main()
+    main()

@@ -128,13 +128,20 @@ def main():
             principal[path] = (2.0 * product).detach().norm().item()
     golden["pissa"] = dict(principal=principal, **steps(model.eval(), plain(ids)))
 
-    for family in ["llama", "llama3", "qwen2", "qwen3"]:
+    for family in ["llama", "llama3", "qwen2", "qwen3", "gemma3"]:
         model = only(base(family), lambda name: True)
         golden[f"full {family}"] = steps(model, plain(ids_of(family)), rate=1e-3)
-    model = only(base("qwen3"), lambda name: ".layers.1." in name or name == "model.norm.weight")
-    golden["last_layers qwen3"] = steps(model, plain(ids_of("qwen3")))
+    for family in ["qwen3", "gemma3"]:
+        model = only(base(family), lambda name: ".layers.1." in name or name == "model.norm.weight")
+        golden[f"last_layers {family}"] = steps(model, plain(ids_of(family)))
     model = only(base("llama3"), lambda name: name == "lm_head.weight")
     golden["head llama3"] = steps(model, plain(ids_of("llama3")))
+    # The output matrix of a tied model gets numbers of its own.
+    model = base("gemma3")
+    model.config.tie_word_embeddings = False
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    model = only(model, lambda name: name == "lm_head.weight")
+    golden["head gemma3"] = steps(model, plain(ids_of("gemma3")))
     model = only(base("qwen2"), lambda name: name.endswith(".bias"))
     golden["bitfit qwen2"] = steps(model, plain(ids_of("qwen2")))
 
