@@ -1,7 +1,7 @@
 """Runs the corpora of experiments/retrieval/sweep.yaml through AutoRAG and measures what it retrieves as we do.
 
     python -m venv v && v/bin/pip install AutoRAG==0.3.27 onnxruntime tokenizers
-    v/bin/python autorag.py <data> <folder with model.onnx and tokenizer.json> [--sets squad …] [--limit 500]
+    v/bin/python beside_autorag.py <data> <folder with model.onnx and tokenizer.json> [--sets squad …] [--limit 500]
                             [--embeddings <file of bench's cache>]
 
 AutoRAG chooses among its lexical, semantic and hybrid retrieval nodes on the dev questions (its own
