@@ -328,6 +328,11 @@ pub fn samples(text: &str) -> Result<Vec<Sample>, Vec<RowError>> {
     finish(rows, errors)
 }
 
+/// The line of each sample by its id, for messages about samples that were read before.
+pub fn sample_lines(text: &str) -> BTreeMap<String, usize> {
+    rows::<Sample>(text).0.into_iter().map(|(line, row)| (row.id, line)).collect()
+}
+
 /// Reads the documents of a corpus.
 ///
 /// # Errors

@@ -723,6 +723,7 @@ impl Reader<'_> {
                 for user in users {
                     if let Some(words) = self.prompt(arm, plan, &set.spec, user) {
                         self.renders(plan, set, &words);
+                        self.empty_parts(experiment, plan, &words);
                         prompts.push(words.prompt);
                     }
                 }
@@ -745,7 +746,7 @@ impl Reader<'_> {
                     set.prompts.insert(plan.name.clone(), prompt.clone());
                     set.candidates.insert(plan.name.clone(), prompts);
                 }
-                if let Some(prompt) = self.training_prompt(arm, plan, &set.spec) {
+                if let Some(prompt) = self.training_prompt(arm, plan, set) {
                     set.training_prompts.insert(plan.name.clone(), prompt);
                 }
             }
@@ -919,7 +920,7 @@ impl Reader<'_> {
         &mut self,
         arm: usize,
         plan: &ArmPlan,
-        set: &EvalSet,
+        set: &LoadedSet,
     ) -> Option<PromptTemplate> {
         let tuned = plan.finetune.as_ref()?;
         let arm = arm.to_string();
@@ -940,7 +941,7 @@ impl Reader<'_> {
             &format!("arm `{}`", plan.name),
             &user,
             &system,
-            set,
+            &set.spec,
         )?;
         if tuned.template.is_some() {
             self.variables(&words)?;
@@ -949,8 +950,10 @@ impl Reader<'_> {
                     format!("the training template of arm `{}` shows no question", plan.name);
                 self.add(&words.user.path(), message, "put `{{ input }}` into the template");
             }
+            self.fits_rows(tuned, set, &words);
             return Some(words.prompt);
         }
+        self.fits_rows(tuned, set, &words);
         Some(PromptTemplate { closing: closing(plan), ..words.prompt })
     }
 
@@ -1028,39 +1031,46 @@ impl Reader<'_> {
         compiles.then_some(())
     }
 
-    /// A template must fit every sample: a field that one of them lacks shows here, not after an
-    /// hour of training.
+    /// A template must fit every sample, those of `dev` too where they are asked: a field that one
+    /// of them lacks shows here, not after an hour of training.
     fn renders(&mut self, plan: &ArmPlan, set: &LoadedSet, words: &Words) {
         let prompt = &words.prompt;
         let example = Example { input: "?".into(), reference: "!".into() };
         let passage = ContextPassage { id: "?".into(), title: "?".into(), text: "?".into() };
         let examples = if plan.prompt.num_fewshot > 0 { vec![example] } else { Vec::new() };
         let passages = if plan.rag.is_some() { vec![passage] } else { Vec::new() };
-        let failing = set.samples.iter().filter_map(|sample| {
-            Some((sample, prompt.messages(sample, &examples, &passages).err()?))
-        });
-        let failing: Vec<_> = failing.take(SHOWN_ROW_ERRORS).collect();
-        for (sample, error) in failing {
-            // The system turn is laid out first.
-            let alone = prompt
-                .system
-                .as_ref()
-                .map(|system| PromptTemplate { user: system.clone(), ..PromptTemplate::default() });
-            let alone = alone.filter(|turn| turn.messages(sample, &[], &passages).is_err());
-            let (source, from) = match &alone {
-                Some(turn) => (&turn.user, &words.system),
-                None => (&prompt.user, &words.user),
-            };
-            let message = format!(
-                "{} does not fit sample `{}` of set `{}`: {}",
-                from.named(),
-                sample.id,
-                set.spec.name,
-                template::explain(&error, source)
-            );
-            let help =
-                "give every sample the field, or guard it with `{% if meta.field is defined %}`";
-            self.add(&from.path(), message, help);
+        let asked_on_dev = if plan.tuned() > 0 { set.dev.as_deref() } else { None };
+        let dev = set.spec.dev.as_ref().zip(asked_on_dev);
+        let files = [(&set.spec.path, set.samples.as_slice())].into_iter().chain(dev);
+        for (file, samples) in files {
+            let failing = samples.iter().filter_map(|sample| {
+                Some((sample, prompt.messages(sample, &examples, &passages).err()?))
+            });
+            let failing: Vec<_> = failing.take(SHOWN_ROW_ERRORS).collect();
+            let lines = if failing.is_empty() { BTreeMap::new() } else { self.row_lines(file) };
+            for (sample, error) in failing {
+                // The system turn is laid out first.
+                let alone = prompt.system.as_ref().map(|system| PromptTemplate {
+                    user: system.clone(),
+                    ..PromptTemplate::default()
+                });
+                let alone = alone.filter(|turn| turn.messages(sample, &[], &passages).is_err());
+                let (source, from) = match &alone {
+                    Some(turn) => (&turn.user, &words.system),
+                    None => (&prompt.user, &words.user),
+                };
+                let line =
+                    lines.get(&sample.id).map_or_else(String::new, |n| format!(", line {n}"));
+                let message = format!(
+                    "{} does not fit sample `{}` of set `{}` ({file}{line}): {}",
+                    from.named(),
+                    sample.id,
+                    set.spec.name,
+                    template::explain(&error, source)
+                );
+                let help = "give every sample the field, or guard it with `{% if meta.field is defined %}`";
+                self.add(&from.path(), message, help);
+            }
         }
         let unshown = set.samples.iter().any(|sample| !sample.choices.is_empty())
             && !prompt.mentions("choices");
@@ -1069,6 +1079,79 @@ impl Reader<'_> {
                 "set `{}`: samples have `choices`, and the template of arm `{}` does not show them",
                 set.spec.name, plan.name
             ));
+        }
+    }
+
+    /// The line of every sample of a file that was read, by the sample's id.
+    fn row_lines(&self, name: &str) -> BTreeMap<String, usize> {
+        let beside = self.folder.join(name);
+        let found = if beside.exists() { beside } else { PathBuf::from(name) };
+        let text = lines(fs_err::read(found).unwrap_or_default()).0;
+        dataset::sample_lines(&text)
+    }
+
+    /// Parts of an arm's own template that hold nothing in any prompt: it shows examples or passages,
+    /// and the arm has none. A template that several arms share may have parts for some of them.
+    fn empty_parts(&mut self, experiment: &Experiment, plan: &ArmPlan, words: &Words) {
+        let is_part = experiment.arms.iter().any(|arm| {
+            matches!(&arm.strategy, spec::Strategy::Compose(parts) if parts.contains(&plan.name))
+        });
+        let is_own = words.user.path.first().is_some_and(|key| key == "arms")
+            && words.prompt.user != PromptTemplate::DEFAULT;
+        if is_part || !is_own {
+            return;
+        }
+        let shows =
+            |names: &[&'static str]| names.iter().copied().find(|name| words.prompt.mentions(name));
+        let mut empty = Vec::new();
+        if plan.prompt.num_fewshot == 0 {
+            empty.extend(shows(&["examples"]).map(|name| (name, "`num_fewshot` is 0")));
+        }
+        if plan.rag.is_none() && plan.finetune.as_ref().is_none_or(|one| one.raft.is_none()) {
+            empty
+                .extend(shows(&["context", "passages"]).map(|name| (name, "it retrieves nothing")));
+        }
+        for (name, why) in empty {
+            let warning = format!(
+                "{} shows `{name}`, which is empty in every prompt of arm `{}`: {why}",
+                words.user.named(),
+                plan.name
+            );
+            if !self.warnings.contains(&warning) {
+                self.warnings.push(warning);
+            }
+        }
+    }
+
+    /// Training rows have an input and nothing else that a template could show.
+    fn fits_rows(&mut self, tuned: &spec::Finetune, set: &LoadedSet, words: &Words) {
+        let asked = |row: &TrainRow| !matches!(row, TrainRow::Text(_));
+        let is_asked = set.dev.is_some() || set.train.iter().flatten().any(asked);
+        if set.spec.adapters_of.is_some() || !is_asked {
+            return;
+        }
+        let row = Sample { input: "?".into(), ..Sample::default() };
+        let passage = ContextPassage { id: "?".into(), title: "?".into(), text: "?".into() };
+        let passages = if tuned.raft.is_some() { vec![passage] } else { Vec::new() };
+        if let Err(error) = words.prompt.messages(&row, &[], &passages) {
+            let system = words
+                .prompt
+                .system
+                .as_ref()
+                .map(|system| PromptTemplate { user: system.clone(), ..PromptTemplate::default() });
+            let system = system.filter(|turn| turn.messages(&row, &[], &passages).is_err());
+            let (source, from) = match &system {
+                Some(turn) => (&turn.user, &words.system),
+                None => (&words.prompt.user, &words.user),
+            };
+            let message = format!(
+                "{} does not fit the training rows of set `{}`, which have no meta fields: {}",
+                from.named(),
+                set.spec.name,
+                template::explain(&error, source)
+            );
+            let help = "guard the field with `{% if meta.field is defined %}`, or give `finetune` a `template` without it";
+            self.add(&from.path(), message, help);
         }
     }
 }
@@ -1271,6 +1354,63 @@ compare: { baseline: a }
         assert!(message.starts_with("the template of set `s` (`t.j2`) does not fit"), "{message}");
         assert!(message.contains("line 2: `") && !message.contains('\n'), "{message}");
         assert_eq!(yaml[..problem.span.offset()].matches('\n').count(), 2);
+    }
+
+    /// An experiment whose first arm has this strategy, on a set with two dev samples: `v` has no
+    /// `meta.unit`.
+    fn with_dev(strategy: &str) -> Folder {
+        let folder = Folder::new();
+        let yaml = EXPERIMENT.replace("path: e.jsonl", "path: e.jsonl, dev: d.jsonl").replace(
+            "{ name: a, model: m, strategy: prompt }",
+            &format!("{{ name: a, model: m, strategy: {strategy} }}"),
+        );
+        folder.write("x.yaml", &yaml);
+        let row = |id: &str, meta: &str| {
+            format!(
+                "{{\"id\":\"{id}\",\"input\":\"{id}?\",\"reference\":\"r\",\"context_ids\":[\"d\"]{meta}}}\n"
+            )
+        };
+        let unit = ",\"meta\":{\"unit\":\"m\"}";
+        folder.write("e.jsonl", &row("a", unit));
+        folder.write("d.jsonl", &format!("{}\n{}", row("u", unit), row("v", "")));
+        folder
+    }
+
+    #[test]
+    fn a_template_must_fit_the_dev_samples_that_settings_are_chosen_on() {
+        let expect =
+            "does not fit sample `v` of set `s` (d.jsonl, line 3): `meta.unit` is undefined";
+        let template = "'{{ input }} in {{ meta.unit }}'";
+        with_dev(&format!("{{ prompt: {{ candidates: ['{{{{ input }}}}', {template}] }} }}"))
+            .check(expect);
+        with_dev(&format!("{{ prompt: {{ template: {template}, propose: {{ n: 1 }} }} }}"))
+            .check(expect);
+        // Nobody is asked about dev samples where nothing is chosen on them.
+        assert!(with_dev(&format!("{{ prompt: {{ template: {template} }} }}")).load().is_ok());
+    }
+
+    #[test]
+    fn a_template_for_training_rows_shows_no_meta_field() {
+        let folder = with_dev("{ finetune: { template: '{{ input }} in {{ meta.unit }}' } }");
+        folder.check("does not fit the training rows of set `s`, which have no meta fields");
+    }
+
+    #[test]
+    fn parts_of_a_template_that_stay_empty_are_a_warning() {
+        let loop_ = "{% for e in examples %}{{ e.input }}{% endfor %}{{ context }}{{ input }}";
+        let warnings = |settings: &str| {
+            let strategy = format!("{{ prompt: {{ template: '{loop_}'{settings} }} }}");
+            with_dev(&strategy).load().unwrap().warnings
+        };
+        let zero = warnings("");
+        assert_eq!(
+            zero,
+            [
+                "the template of arm `a` shows `examples`, which is empty in every prompt of arm `a`: `num_fewshot` is 0",
+                "the template of arm `a` shows `context`, which is empty in every prompt of arm `a`: it retrieves nothing",
+            ]
+        );
+        assert_eq!(warnings(", num_fewshot: 1"), zero[1..]);
     }
 
     #[test]
