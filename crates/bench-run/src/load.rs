@@ -33,6 +33,8 @@ pub struct Loaded {
     pub sets: Vec<LoadedSet>,
     /// The judge's rubric.
     pub rubric: Option<String>,
+    /// The rubrics of the judge's criteria, by their names.
+    pub criteria: BTreeMap<String, String>,
     /// People's grades of answers, to measure the judge by.
     pub labels: Vec<Label>,
     /// Digest of each file that was read, by the path as written.
@@ -201,6 +203,19 @@ pub fn load_checked(
     {
         reader.add(&["judge", "rubric"], problem, "one line per grade, for example `Grade 1: …`");
     }
+    let mut criteria = BTreeMap::new();
+    for (judge, (name, criterion)) in
+        experiment.judge.iter().flat_map(|judge| judge.criteria.iter().map(move |one| (judge, one)))
+    {
+        let path = ["judge", "criteria", name, "rubric"];
+        let Some(rubric) = reader.text(&path, &criterion.rubric) else { continue };
+        if makes_sense
+            && let Some(problem) = score::RubricJudge::problem(&judge.by(criterion), &rubric)
+        {
+            reader.add(&path, problem, "one line per grade, for example `Grade 1: …`");
+        }
+        criteria.insert(name.clone(), rubric);
+    }
     if !reader.problems.is_empty() {
         return Err(Box::new(source.error(reader.problems)).into());
     }
@@ -211,6 +226,7 @@ pub fn load_checked(
         plans,
         sets,
         rubric,
+        criteria,
         labels,
         files,
         plan_digest,

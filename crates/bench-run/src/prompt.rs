@@ -48,6 +48,8 @@ pub struct Laid {
     pub messages: Vec<Message>,
     /// What was retrieved for it, best first.
     pub retrieved: Vec<Retrieved>,
+    /// The passages that stand in it, in their order there.
+    pub shown: Arc<[ContextPassage]>,
     /// What was asked to find it.
     pub calls: Vec<CallRecord>,
     /// Milliseconds of query embedding and search.
@@ -76,8 +78,10 @@ impl Layout {
         let (messages, kept) = self.fit(sample, &examples, &found)?;
         let budget = self.budget(sample, &examples, &found[..kept], &messages)?;
         let mut numbers = vec![None; found.len()];
+        let mut shown = Vec::with_capacity(kept);
         for (place, rank) in arrange(kept, self.order()).into_iter().enumerate() {
             numbers[rank] = Some(place as u32 + 1);
+            shown.push(context(&found[rank]));
         }
         let retrieved = found
             .into_iter()
@@ -90,7 +94,8 @@ impl Layout {
                 number,
             })
             .collect();
-        Ok(Step::Done(Laid { messages, retrieved, calls, retrieval_ms, budget }))
+        let shown = shown.into();
+        Ok(Step::Done(Laid { messages, retrieved, shown, calls, retrieval_ms, budget }))
     }
 
     fn examples(&self, sample: &Sample) -> Result<Vec<Example>, BackendError> {
@@ -355,6 +360,8 @@ mod tests {
     fn the_budget_drops_the_worst_passages_and_says_so() {
         let laid = lay(&layout(Rag { context_tokens: 4, ..Rag::default() }));
         assert_eq!(laid.messages[0].content, "[1] one two three\n\nwhy?");
+        let shown: Vec<&str> = laid.shown.iter().map(|passage| passage.text.as_str()).collect();
+        assert_eq!(shown, ["one two three"], "what a judge is shown is what stood there");
         assert_eq!(
             laid.retrieved.iter().map(|passage| passage.in_prompt).collect::<Vec<_>>(),
             [true, false]
