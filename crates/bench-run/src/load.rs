@@ -9,11 +9,12 @@ use bench_core::dataset::{self, Document, Label, RowError, Sample, TrainRow};
 use bench_core::digest;
 use bench_core::label;
 use bench_core::spec::{
-    self, Arm, ArmPlan, EvalSet, Experiment, JudgeMode, PriceList, Prices, Problem, Prompt, Scorer,
-    Source, SpecError,
+    self, Arm, ArmPlan, EvalSet, Experiment, JudgeMode, PriceList, Prices, Problem, Prompt, Raft,
+    Scorer, Source, SpecError,
 };
 use bench_core::template::{self, ContextPassage, Example, PromptTemplate};
 
+use crate::answer;
 use crate::features;
 use crate::score;
 
@@ -76,6 +77,16 @@ pub struct LoadedSet {
     pub candidates: BTreeMap<String, Vec<PromptTemplate>>,
     /// Gold documents of each training row, empty where it names none.
     pub train_gold: Vec<Vec<String>>,
+    /// The fields of the training rows that arms learn to reason from, by their names; a value per
+    /// row.
+    pub train_reasoning: BTreeMap<String, Vec<Option<String>>>,
+}
+
+impl LoadedSet {
+    /// The reasoning that a training row, by its place, has for an arm that learns it.
+    pub(crate) fn reasoning(&self, raft: &Raft, row: usize) -> Option<&str> {
+        self.train_reasoning.get(raft.reasoning.as_ref()?)?.get(row)?.as_deref()
+    }
 }
 
 /// The language that an arm's answers belong to on one eval set.
@@ -595,6 +606,18 @@ impl Reader<'_> {
             }
             _ => Vec::new(),
         };
+        let fields = experiment.arms.iter().filter_map(|arm| match &arm.strategy {
+            spec::Strategy::Finetune(finetune) => finetune.raft.as_ref()?.reasoning.clone(),
+            _ => None,
+        });
+        let mut train_reasoning = BTreeMap::new();
+        if let (Some(name), Some(Some(_))) = (&set.train, &train) {
+            for field in fields {
+                let read = |text: &str| Ok(dataset::train_field(text, &field));
+                let values = self.rows(&at("train"), name, read).unwrap_or_default();
+                train_reasoning.insert(field, values);
+            }
+        }
         let dev = set.dev.as_ref().map(|name| self.rows(&at("dev"), name, dataset::samples));
         let schema = set.scorers.iter().find_map(|scorer| match scorer {
             Scorer::JsonSchema { schema } => schema.clone(),
@@ -657,6 +680,11 @@ impl Reader<'_> {
             None => places,
         };
         let train_gold = kept.iter().filter_map(|&place| train_gold.get(place).cloned()).collect();
+        let some = |values: Vec<Option<String>>| -> Vec<Option<String>> {
+            kept.iter().map(|&place| values.get(place).cloned().flatten()).collect()
+        };
+        let train_reasoning =
+            train_reasoning.into_iter().map(|(field, values)| (field, some(values))).collect();
         let train = train.map(|rows| kept.iter().map(|&place| rows[place].clone()).collect());
         Some(LoadedSet {
             spec: set.clone(),
@@ -671,6 +699,7 @@ impl Reader<'_> {
             languages: BTreeMap::new(),
             candidates: BTreeMap::new(),
             train_gold,
+            train_reasoning,
         })
     }
 
@@ -751,6 +780,7 @@ impl Reader<'_> {
                 }
                 if plan.finetune.as_ref().is_some_and(|finetune| finetune.raft.is_some()) {
                     self.trains_with_gold(arm, plan, set);
+                    self.trains_with_reasoning(arm, plan, set);
                 }
                 if let spec::Strategy::Finetune(finetune) = &experiment.arms[arm].strategy {
                     self.sizes(arm, "train_sizes", &finetune.train_sizes, set);
@@ -850,6 +880,71 @@ impl Reader<'_> {
                 set.spec.name
             );
             self.add(&path, message, "`context_ids` are ids of corpus documents");
+        }
+    }
+
+    /// Learning to reason needs rows that do, and whose answers are found again at their end.
+    fn trains_with_reasoning(&mut self, arm: usize, plan: &ArmPlan, set: &LoadedSet) {
+        let Some(finetune) = &plan.finetune else { return };
+        let Some(raft) = &finetune.raft else { return };
+        let (Some(field), Some(pattern)) = (&raft.reasoning, plan.prompt.final_answer_pattern())
+        else {
+            return;
+        };
+        // A pattern that is none is reported with the prompt.
+        let Ok(pattern) = regex::Regex::new(pattern) else { return };
+        if set.spec.adapters_of.is_some() {
+            return;
+        }
+        let train = set.train.iter().flatten().enumerate().filter_map(|(at, row)| match row {
+            TrainRow::Completion { input, reference } => {
+                Some((input, reference, set.reasoning(raft, at).map(str::to_owned)))
+            }
+            _ => None,
+        });
+        let dev = set.dev.iter().flatten().filter(|_| finetune.needs_dev());
+        let dev = dev.map(|one| (&one.input, &one.reference, one.meta_text(field)));
+        let (train, dev): (Vec<_>, Vec<_>) = (train.collect(), dev.collect());
+        let path = ["arms", &arm.to_string(), "strategy"];
+        for (what, key, rows) in [("training rows", "train", train), ("dev samples", "dev", dev)] {
+            let n = rows.len();
+            let shown = |rows: &[&String]| {
+                let first: String =
+                    rows.first().into_iter().flat_map(|one| one.chars()).take(60).collect();
+                format!(
+                    "{} of {n} {what} of set `{}` (`{first}` is one)",
+                    rows.len(),
+                    set.spec.name
+                )
+            };
+            let of = |wanted: &dyn Fn(&str, Option<&str>) -> bool| -> Vec<&String> {
+                let rows =
+                    rows.iter().filter(|(_, reference, why)| wanted(reference, why.as_deref()));
+                rows.map(|(input, ..)| *input).collect()
+            };
+            let without = of(&|_, why| why.is_none());
+            if !without.is_empty() {
+                let message = format!(
+                    "arm `{}` learns the reasoning in `{field}`, and {} have none",
+                    plan.name,
+                    shown(&without)
+                );
+                let help =
+                    format!("give every row of `{key}` the text under `meta: {{ {field}: … }}`");
+                self.add(&path, message, &help);
+            }
+            let unfit = of(&|reference, why| {
+                why.is_some_and(|why| answer::reasoned(why, reference, &pattern).is_none())
+            });
+            if !unfit.is_empty() {
+                let message = format!(
+                    "arm `{}` is scored by what `final_answer` finds, and for {} that is not the reference",
+                    plan.name,
+                    shown(&unfit)
+                );
+                let help = "let the reasoning end in the answer as the pattern wants it, and references be one line";
+                self.add(&path, message, help);
+            }
         }
     }
 

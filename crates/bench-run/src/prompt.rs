@@ -10,7 +10,10 @@ use bench_core::record::{CallRecord, Retrieved, TokenBudget};
 use bench_core::spec::{Order, PassageSource, Raft};
 use bench_core::template::{ContextPassage, Example, PromptTemplate};
 
+use regex::Regex;
+
 use self::passages::{arrange, context};
+use crate::answer::reasoned;
 use crate::backends::Counter;
 
 mod fewshot;
@@ -39,6 +42,8 @@ pub struct Layout {
     pub max_tokens: u32,
     /// What the answer of an example begins with, so that it ends like the answer asked for.
     pub lead: &'static str,
+    /// Finds the final answer in what the arm says, where only that is scored.
+    pub final_answer: Option<Regex>,
 }
 
 /// A conversation ready to send.
@@ -249,6 +254,12 @@ impl Layout {
         Ok(self.fit(&sample, &[], &found)?.0)
     }
 
+    /// What a training row teaches to say: its reference, after a reasoning where one is learnt.
+    /// `None` where the two do not fit the form in which the arm answers.
+    pub fn completion(&self, reasoning: &str, reference: &str) -> Option<String> {
+        reasoned(reasoning, reference, self.final_answer.as_ref()?)
+    }
+
     /// A whole corpus that leaves no room for the answer is a mistake in the experiment, not a
     /// failed trial.
     ///
@@ -331,6 +342,7 @@ mod tests {
             counter: Some(Arc::new(Words)),
             max_tokens: 10,
             lead: "",
+            final_answer: None,
         }
     }
 
@@ -434,7 +446,7 @@ mod tests {
             layout.template.system = Some("Be brief.".into());
             layout.template.closing = "Cite.".into();
             // The retriever finds both documents; `b` is gold, `a` the one distractor.
-            let raft = Raft { distractors: 1, without_golden: 0.0, rag: None };
+            let raft = Raft { distractors: 1, without_golden: 0.0, ..Raft::default() };
             let row = layout.raft_turns(0, "why?", &["b".to_owned()], &raft).unwrap();
             assert_eq!(row, lay(&layout).messages, "{order:?}");
         }

@@ -618,10 +618,21 @@ fn an_arm_trained_with_passages_is_served_with_them() {
     assert_eq!(plans[3].rag, plans[2].rag);
     assert_eq!(plans[4].rag, plans[2].rag);
     assert_eq!(raft("distractors: 2").unwrap()[3].rag, Some(Rag::default()));
+    // Who learns to reason is asked to, in a composition too.
+    let asks = |settings: &str| {
+        raft(settings).unwrap()[3..].iter().all(|plan| plan.prompt.chain_of_thought)
+    };
+    assert!(asks("reasoning: why") && !asks("distractors: 2"));
     let finetune = |raft: &str| GOOD.replace(lora, &format!("finetune: {{ raft: {{ {raft} }} }}"));
     assert_eq!(
         problems(&finetune("rag: few")),
         ["10: there is no retrieving arm `few` [one of: rag]"]
+    );
+    assert_eq!(
+        problems(&finetune("reasoning: ''")),
+        [
+            "10: `reasoning` names no field [name the field of the training rows that holds it, or leave it out]"
+        ]
     );
     assert_eq!(
         problems(&finetune("without_golden: 2")),

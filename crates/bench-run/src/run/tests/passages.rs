@@ -282,6 +282,52 @@ fn a_rewriting_that_fails_leaves_the_question_and_says_so() {
     assert_eq!(documents(hyde), ["mayor"]);
 }
 
+/// With a `raft` arm that learns the reasoning in `why`.
+fn reasoning(train: &str) -> Folder {
+    let folder = folder();
+    edit(&folder, "without_golden: 0 }", "without_golden: 0, reasoning: why }");
+    // The scripted trainer remembers rows: an eval question with the same passages meets its row.
+    folder.write(
+        "e.jsonl",
+        "{\"id\":\"a\",\"input\":\"Where was Ada born, say?\",\"reference\":\"Ashlode\",\"context_ids\":[\"ada\"]}\n",
+    );
+    folder.write("t.jsonl", train);
+    edit(&folder, "top_k: 1 } } }\n  - { name: two_hops", "top_k: 2 } } }\n  - { name: two_hops");
+    folder
+}
+
+#[test]
+fn an_arm_that_learns_to_reason_is_asked_to_and_scored_by_its_answer() {
+    let row = "{\"input\":\"Where was Ada born, say?\",\"reference\":\"Ashlode\",\"context_ids\":[\"ada\"],\"meta\":{\"why\":\"Passage 1 names her town.\"}}\n";
+    let finished = reasoning(row).run(&Options::default()).unwrap();
+    let raft = find(&finished, "raft", "a");
+    assert!(raft.prompt[0].content.ends_with("as `Answer: …`."), "{:?}", raft.prompt);
+    let answer = raft.answer().unwrap();
+    assert_eq!(answer.text, "Ashlode");
+    assert_eq!(answer.full_text.as_deref(), Some("Passage 1 names her town.\nAnswer: Ashlode"));
+    assert_eq!(raft.verdicts["contains"].value(), Some(1.0));
+}
+
+#[test]
+fn reasoning_to_learn_is_looked_for_before_anything_is_trained() {
+    let row = |reference: &str, more: &str| {
+        format!(
+            "{{\"input\":\"Where?\",\"reference\":\"{reference}\",\"context_ids\":[\"ada\"]{more}}}\n"
+        )
+    };
+    let why = ",\"why\":\"So it is.\"";
+    assert!(load(&reasoning(&row("x", why)).0.path().join("x.yaml"), &|_| None, None).is_ok());
+    let some = row("x", why) + &row("y", "") + &row("one\\ntwo", why);
+    let found = messages(&reasoning(&some));
+    assert_eq!(
+        found,
+        [
+            "arm `raft` learns the reasoning in `why`, and 1 of 3 training rows of set `s` (`Where?` is one) have none",
+            "arm `raft` is scored by what `final_answer` finds, and for 1 of 3 training rows of set `s` (`Where?` is one) that is not the reference",
+        ]
+    );
+}
+
 #[test]
 fn training_with_passages_needs_rows_that_name_theirs() {
     let folder = folder();
