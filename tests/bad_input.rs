@@ -207,7 +207,7 @@ fn prompts_that_cannot_work_are_refused_before_anything_is_spent() {
     for (strategy, words) in [
         (
             "{ prompt: { template: '{{ input }} {{ meta.unit }}' } }",
-            &["does not fit sample `f0`", "meta.field is defined"][..],
+            &["does not fit sample `f0`", "(eval.jsonl, line 1)", "meta.field is defined"][..],
         ),
         ("{ prompt: { template: 'Say it.' } }", &["does not ask the question", "{{ input }}"]),
         ("{ prompt: { template: '{{ input' } }", &["is not Jinja"]),

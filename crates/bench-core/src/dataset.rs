@@ -328,6 +328,11 @@ pub fn samples(text: &str) -> Result<Vec<Sample>, Vec<RowError>> {
     finish(rows, errors)
 }
 
+/// The line of each sample by its id, for messages about samples that were read before.
+pub fn sample_lines(text: &str) -> BTreeMap<String, usize> {
+    rows::<Sample>(text).0.into_iter().map(|(line, row)| (row.id, line)).collect()
+}
+
 /// Reads the documents of a corpus.
 ///
 /// # Errors
@@ -402,6 +407,16 @@ pub fn train_gold(text: &str) -> Vec<Vec<String>> {
         context_ids: Vec<String>,
     }
     rows::<Row>(text).0.into_iter().map(|(_, row)| row.context_ids).collect()
+}
+
+/// A field of each training row as text, a key of its `meta` or of the row itself, in the order of
+/// [`train_rows`]; `None` where a row has no such text.
+pub fn train_field(text: &str, field: &str) -> Vec<Option<String>> {
+    let of = |(_, row): (usize, serde_json::Map<String, Value>)| {
+        let value = row.get("meta").and_then(|meta| meta.get(field)).or_else(|| row.get(field))?;
+        value.as_str().map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned)
+    };
+    rows(text).0.into_iter().map(of).collect()
 }
 
 fn rows<T: DeserializeOwned>(text: &str) -> (Vec<(usize, T)>, Vec<RowError>) {
@@ -627,6 +642,9 @@ mod tests {
         let text =
             "{\"text\":\"t\"}\n\n{\"input\":\"q\",\"reference\":\"r\",\"context_ids\":[\"d\"]}\n";
         assert_eq!(train_gold(text), [Vec::new(), vec!["d".to_owned()]]);
+        let text = "{\"input\":\"a\",\"why\":\"x\"}\n\n{\"why\":\"y\",\"meta\":{\"why\":\" z \"}}\n{\"why\":\" \"}\n{\"why\":1}\n";
+        let fields = train_field(text, "why");
+        assert_eq!(fields, [Some("x".to_owned()), Some("z".to_owned()), None, None]);
     }
 
     #[test]

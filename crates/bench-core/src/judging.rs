@@ -7,6 +7,10 @@ use serde::{Deserialize, Serialize};
 use crate::manifest::{JudgingEntry, Machine, ModelEntry};
 use crate::spec::Calibration;
 
+/// Why a judge that grades answers by their passages gives no grade where there were none. That is
+/// no failure: nothing is asked, and asking again changes nothing.
+pub const NO_PASSAGES: &str = "the prompt held no passages";
+
 /// One judge's work on samples, labelled or not.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct JudgedItems {

@@ -33,7 +33,8 @@ pub struct Record {
     /// The answer, or why there is none.
     pub outcome: Outcome,
     /// One verdict per scorer, by scorer name. A judge's is `judge`, each juror's `judge/NAME`, each
-    /// repeat's `judge#K` (from 1); people's is `human` and each person's `human/NAME`.
+    /// repeat's `judge#K` (from 1); a criterion's is `judge:CRITERION`, with jurors and repeats after it
+    /// in the same way; people's is `human` and each person's `human/NAME`.
     pub verdicts: BTreeMap<String, Verdict>,
     /// What pairwise judges said of this answer beside other arms'; held by the first arm of a pair.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -1349,9 +1349,77 @@ pub struct Judge {
     /// Accept a judge that is one of the arms' models. Every table then says so.
     #[serde(default)]
     pub allow_self_judging: bool,
+    /// What the judge is shown of a trial, the answer among it. `passages` are those that stood in the
+    /// arm's prompt: an answer to a prompt without any is unscored.
+    #[serde(default = "defaults::shows", skip_serializing_if = "shows_the_usual")]
+    pub shows: Vec<Shown>,
+    /// Further criteria, each with a rubric and a score of its own: `faithfulness` fills the column
+    /// `judge:faithfulness`. They are shown and never decide; that is `rubric`'s.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub criteria: BTreeMap<String, Criterion>,
+}
+
+/// One thing that a judge grades answers by.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Criterion {
+    /// The rubric (text or `file://`): what each grade means.
+    pub rubric: String,
+    /// The grades, worst to best; the judge's when absent.
+    #[serde(default)]
+    pub grades: Option<Vec<u32>>,
+    /// What the judge is shown of a trial, as under `judge`. Faithfulness wants
+    /// `[question, passages, answer]`, answer relevance `[question, answer]`.
+    #[serde(default = "defaults::shows")]
+    pub shows: Vec<Shown>,
+}
+
+/// A part of a trial that a judge may be shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Shown {
+    /// What was asked.
+    Question,
+    /// The answers that are right.
+    Reference,
+    /// The passages that stood in the arm's prompt, in its order.
+    Passages,
+    /// The answer to judge.
+    Answer,
+}
+
+fn shows_the_usual(shows: &Vec<Shown>) -> bool {
+    *shows == defaults::shows()
 }
 
 impl Judge {
+    /// The judge as it grades by one of its criteria.
+    #[must_use]
+    pub fn by(&self, criterion: &Criterion) -> Self {
+        Self {
+            rubric: criterion.rubric.clone(),
+            grades: criterion.grades.clone().unwrap_or_else(|| self.grades.clone()),
+            shows: criterion.shows.clone(),
+            criteria: BTreeMap::new(),
+            ..self.clone()
+        }
+    }
+
+    /// The name under which the verdicts by a criterion are recorded.
+    pub fn column(criterion: &str) -> String {
+        format!("judge:{criterion}")
+    }
+
+    /// Whether it sees what experiments without `shows` show it: question, reference and answer.
+    pub fn shows_the_usual(&self) -> bool {
+        shows_the_usual(&self.shows)
+    }
+
+    /// Whether it grades answers by the passages that they were given.
+    pub fn needs_passages(&self) -> bool {
+        self.shows.contains(&Shown::Passages)
+    }
+
     /// The judges' names in `models`: one, or the jury.
     pub fn names(&self) -> Vec<&str> {
         if self.judges.is_empty() {
@@ -1788,6 +1856,9 @@ mod defaults {
     }
     pub(super) fn once() -> NonZeroU32 {
         NonZeroU32::MIN
+    }
+    pub(super) fn shows() -> Vec<super::Shown> {
+        vec![super::Shown::Question, super::Shown::Reference, super::Shown::Answer]
     }
     pub(super) fn grades() -> Vec<u32> {
         vec![1, 2, 3, 4, 5]

@@ -199,11 +199,22 @@ fn one_set(
 }
 
 fn trial(record: &Record, trials: &mut Columns, room: Room, shared: &mut Shared) {
-    let reason = match record.verdicts.get(JUDGE) {
-        Some(Verdict::Scored { reason, .. }) => reason.as_deref(),
-        Some(Verdict::Unscored { reason }) => Some(reason.as_str()),
-        None => None,
-    };
+    // The judge's grounds, those of its criteria after their names.
+    let reasons = record.verdicts.iter().filter_map(|(name, verdict)| {
+        let rest = name.strip_prefix(JUDGE)?;
+        let criterion = rest.strip_prefix(':');
+        if name.contains(['/', '#']) || !rest.is_empty() && criterion.is_none() {
+            return None;
+        }
+        let reason = match verdict {
+            Verdict::Scored { reason, .. } => reason.as_deref()?,
+            Verdict::Unscored { reason } => reason.as_str(),
+        };
+        Some(criterion.map_or_else(|| reason.to_owned(), |name| format!("{name}: {reason}")))
+    });
+    let reasons: Vec<String> = reasons.collect();
+    let reason = (!reasons.is_empty()).then(|| reasons.join("\n"));
+    let reason = reason.as_deref();
     let passages = record.retrieved.iter().map(|passage| {
         let document = shared.documents.of(&printable(&passage.document));
         let score = Some(passage.score).filter(|score| score.is_finite());

@@ -411,17 +411,23 @@ fn other_scorer(
     let file = |side: usize, text: &str| -> Option<String> {
         of(side).1.files.get(text.strip_prefix("file://")?).cloned()
     };
-    if metric == JUDGE {
+    let criterion = metric.strip_prefix("judge:");
+    if metric == JUDGE || criterion.is_some() {
         let judges = [0, 1].map(|side| {
             let judge = of(side).0.judge.as_ref()?;
+            let judge = match criterion {
+                Some(name) => judge.by(judge.criteria.get(name)?),
+                None => judge.clone(),
+            };
             let digest = |name: &&str| of(side).1.models.get(*name).map(|model| &model.digest);
             let models: Vec<Option<&String>> = judge.names().iter().map(digest).collect();
-            Some((&judge.grades, models, file(side, &judge.rubric).unwrap_or(judge.rubric.clone())))
+            let rubric = file(side, &judge.rubric).unwrap_or(judge.rubric);
+            Some((judge.grades, models, rubric, judge.shows))
         });
         return match judges {
             [Some(old), Some(new)] if old.1 != new.1 => Some("the judge is another model".into()),
             [Some(old), Some(new)] if old != new => {
-                Some("the judge has another rubric or other grades".into())
+                Some("the judge has another rubric, other grades or another view".into())
             }
             _ => None,
         };

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use bench_core::judging::NO_PASSAGES;
 use bench_core::record::{Outcome, Preference, Record, Verdict};
 
 use crate::evaluation::JUDGE;
@@ -48,17 +49,22 @@ pub(crate) fn judgements(records: &[&Record]) -> Option<String> {
             }));
             continue;
         }
-        let of_jurors = |(name, _): &(&String, &Verdict)| {
-            name.strip_prefix(JUDGE).is_some_and(|rest| rest.starts_with('/'))
+        // A jury's members each count, else its verdict, by every rubric.
+        let has_jurors = |column: &str| {
+            let of = |name: &String| name.strip_prefix(column).is_some_and(|x| x.starts_with('/'));
+            record.verdicts.keys().any(of)
         };
-        let mut said: Vec<&Verdict> =
-            record.verdicts.iter().filter(of_jurors).map(|(_, verdict)| verdict).collect();
-        if said.is_empty() {
-            said.extend(record.verdicts.get(JUDGE));
-        }
-        judgements.extend(said.into_iter().map(|verdict| match verdict {
-            Verdict::Unscored { reason } => Some(reason.as_str()),
-            Verdict::Scored { .. } => None,
+        let is_said = |name: &str| match name.strip_prefix(JUDGE) {
+            Some(rest) if rest.is_empty() || rest.starts_with(['/', ':']) => {
+                name.contains('/') || !name.contains('#') && !has_jurors(name)
+            }
+            _ => false,
+        };
+        let said = record.verdicts.iter().filter(|(name, _)| is_said(name));
+        judgements.extend(said.filter_map(|(_, verdict)| match verdict {
+            Verdict::Unscored { reason } if reason == NO_PASSAGES => None,
+            Verdict::Unscored { reason } => Some(Some(reason.as_str())),
+            Verdict::Scored { .. } => Some(None),
         }));
     }
     let reasons: Vec<&str> = judgements.iter().copied().flatten().collect();

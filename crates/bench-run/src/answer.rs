@@ -121,14 +121,32 @@ pub(crate) fn call_record(kind: CallKind, outcome: &Outcome) -> CallRecord {
 /// model that forgot the form is not wrong for that alone, and reasoning that names the right
 /// answer on its way is not taken for it.
 fn extract(answer: &mut Answer, pattern: &Regex) {
-    let last = pattern.captures_iter(&answer.text).last();
-    let found = last.and_then(|found| found.get(1).or_else(|| found.get(0)));
-    let found = found
-        .map(|found| found.as_str())
-        .or_else(|| answer.text.lines().rfind(|line| !line.trim().is_empty()));
-    let bare = |c: char| c.is_whitespace() || c == '*';
-    let found = found.unwrap_or_default().trim_matches(bare).to_owned();
+    let found = last_match(&answer.text, pattern);
+    let found = found.or_else(|| answer.text.lines().rfind(|line| !line.trim().is_empty()));
+    let found = bare(found.unwrap_or_default()).to_owned();
     answer.full_text = Some(std::mem::replace(&mut answer.text, found));
+}
+
+fn last_match<'t>(text: &'t str, pattern: &Regex) -> Option<&'t str> {
+    let found = pattern.captures_iter(text).last()?;
+    found.get(1).or_else(|| found.get(0)).map(|found| found.as_str())
+}
+
+fn bare(text: &str) -> &str {
+    text.trim_matches(|c: char| c.is_whitespace() || c == '*')
+}
+
+/// What an arm learns to say where it learns to reason: the reasoning, then the reference where
+/// `final_answer` finds it. A reasoning that ends in it is left as it is. `None` where the arm that
+/// says this would be scored for something else than the reference.
+pub(crate) fn reasoned(reasoning: &str, reference: &str, final_answer: &Regex) -> Option<String> {
+    let (reasoning, reference) = (reasoning.trim(), reference.trim());
+    let ends = |text: &str| last_match(text, final_answer).map(bare) == Some(bare(reference));
+    if ends(reasoning) {
+        return Some(reasoning.to_owned());
+    }
+    let text = format!("{reasoning}\nAnswer: {reference}");
+    ends(&text).then_some(text)
 }
 
 /// The position of the winner; `None` without answers.
@@ -145,6 +163,20 @@ fn vote(answers: &[Answer]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn reasoning_is_learnt_with_an_end_that_is_found_again() {
+        let usual = Regex::new(bench_core::spec::Prompt::FINAL_ANSWER).unwrap();
+        let learnt = |reasoning, reference| reasoned(reasoning, reference, &usual);
+        assert_eq!(learnt("1 and 1 is 2. ", "2").as_deref(), Some("1 and 1 is 2.\nAnswer: 2"));
+        let ends = "So it is.\nThe answer is **2**";
+        assert_eq!(learnt(ends, "2").as_deref(), Some(ends), "it ends in the answer already");
+        // Of a reference of two lines only the first would be scored.
+        assert_eq!(learnt("So.", "one\ntwo"), None);
+        let own = Regex::new("#### (.+)").unwrap();
+        assert_eq!(reasoned("So.\n#### 72", "72", &own).as_deref(), Some("So.\n#### 72"));
+        assert_eq!(reasoned("So.", "72", &own), None);
+    }
 
     fn said(text: &str) -> Outcome {
         Outcome::Answered(Answer {

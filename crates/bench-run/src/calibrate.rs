@@ -89,7 +89,7 @@ impl Bench<'_> {
 
     fn key(&self, row: &LabelledRow, repeat: u32) -> String {
         let judge = self.judge();
-        digest::of_json(&(
+        let key = digest::of_json(&(
             ("calibrate", RubricJudge::VERSION, PairJudge::VERSION),
             &self.model.entry.digest,
             &self.loaded.rubric,
@@ -98,7 +98,12 @@ impl Bench<'_> {
             (&row.answer, &row.rival),
             judge.temperature,
             repeat,
-        ))
+        ));
+        if judge.shows_the_usual() {
+            return key;
+        }
+        let shown: Vec<_> = row.passages.iter().map(|one| (&one.title, &one.text)).collect();
+        digest::of_json(&(key, &judge.shows, shown))
     }
 
     fn is_known(&self, key: &str) -> bool {
@@ -126,7 +131,7 @@ impl Bench<'_> {
         let generator: Arc<dyn Generator> = backends.load(self.model, None)?;
         let judge = &loaded.calibration.judge;
         let rubric = loaded.rubric.clone();
-        let pairs = PairJudge::new(rubric.clone(), judge.temperature, Arc::clone(&generator));
+        let pairs = PairJudge::new(judge, rubric.clone(), Arc::clone(&generator));
         let grades = RubricJudge::new(judge, rubric, generator);
         let task = self.progress.begin(Stage::Judge, self.name, pending.len() as u64);
         let wanted = self.options.concurrency.unwrap_or(loaded.calibration.run.max_concurrency);
@@ -221,12 +226,12 @@ async fn said(
     pairs: &PairJudge,
     grades: &RubricJudge,
 ) -> Result<(Said, Effort), BackendError> {
-    let LabelledRow { sample, answer, rival, .. } = row;
+    let LabelledRow { sample, passages, answer, rival, .. } = row;
     Ok(if let Some(rival) = rival {
         let (preference, effort) = pairs.compare(sample, answer, rival, seed).await?;
         (Said::Preference(preference), effort)
     } else {
-        let (verdict, effort) = grades.judge(sample, answer, seed).await?;
+        let (verdict, effort) = grades.judge(sample, passages, answer, seed).await?;
         (Said::Grade(verdict), effort)
     })
 }

@@ -9,11 +9,12 @@ use bench_core::dataset::{self, Document, Label, RowError, Sample, TrainRow};
 use bench_core::digest;
 use bench_core::label;
 use bench_core::spec::{
-    self, Arm, ArmPlan, EvalSet, Experiment, JudgeMode, PriceList, Prices, Problem, Prompt, Scorer,
-    Source, SpecError,
+    self, Arm, ArmPlan, EvalSet, Experiment, JudgeMode, PriceList, Prices, Problem, Prompt, Raft,
+    Scorer, Source, SpecError,
 };
 use bench_core::template::{self, ContextPassage, Example, PromptTemplate};
 
+use crate::answer;
 use crate::features;
 use crate::score;
 
@@ -33,6 +34,8 @@ pub struct Loaded {
     pub sets: Vec<LoadedSet>,
     /// The judge's rubric.
     pub rubric: Option<String>,
+    /// The rubrics of the judge's criteria, by their names.
+    pub criteria: BTreeMap<String, String>,
     /// People's grades of answers, to measure the judge by.
     pub labels: Vec<Label>,
     /// Digest of each file that was read, by the path as written.
@@ -74,6 +77,16 @@ pub struct LoadedSet {
     pub candidates: BTreeMap<String, Vec<PromptTemplate>>,
     /// Gold documents of each training row, empty where it names none.
     pub train_gold: Vec<Vec<String>>,
+    /// The fields of the training rows that arms learn to reason from, by their names; a value per
+    /// row.
+    pub train_reasoning: BTreeMap<String, Vec<Option<String>>>,
+}
+
+impl LoadedSet {
+    /// The reasoning that a training row, by its place, has for an arm that learns it.
+    pub(crate) fn reasoning(&self, raft: &Raft, row: usize) -> Option<&str> {
+        self.train_reasoning.get(raft.reasoning.as_ref()?)?.get(row)?.as_deref()
+    }
 }
 
 /// The language that an arm's answers belong to on one eval set.
@@ -201,6 +214,19 @@ pub fn load_checked(
     {
         reader.add(&["judge", "rubric"], problem, "one line per grade, for example `Grade 1: …`");
     }
+    let mut criteria = BTreeMap::new();
+    for (judge, (name, criterion)) in
+        experiment.judge.iter().flat_map(|judge| judge.criteria.iter().map(move |one| (judge, one)))
+    {
+        let path = ["judge", "criteria", name, "rubric"];
+        let Some(rubric) = reader.text(&path, &criterion.rubric) else { continue };
+        if makes_sense
+            && let Some(problem) = score::RubricJudge::problem(&judge.by(criterion), &rubric)
+        {
+            reader.add(&path, problem, "one line per grade, for example `Grade 1: …`");
+        }
+        criteria.insert(name.clone(), rubric);
+    }
     if !reader.problems.is_empty() {
         return Err(Box::new(source.error(reader.problems)).into());
     }
@@ -211,6 +237,7 @@ pub fn load_checked(
         plans,
         sets,
         rubric,
+        criteria,
         labels,
         files,
         plan_digest,
@@ -579,6 +606,18 @@ impl Reader<'_> {
             }
             _ => Vec::new(),
         };
+        let fields = experiment.arms.iter().filter_map(|arm| match &arm.strategy {
+            spec::Strategy::Finetune(finetune) => finetune.raft.as_ref()?.reasoning.clone(),
+            _ => None,
+        });
+        let mut train_reasoning = BTreeMap::new();
+        if let (Some(name), Some(Some(_))) = (&set.train, &train) {
+            for field in fields {
+                let read = |text: &str| Ok(dataset::train_field(text, &field));
+                let values = self.rows(&at("train"), name, read).unwrap_or_default();
+                train_reasoning.insert(field, values);
+            }
+        }
         let dev = set.dev.as_ref().map(|name| self.rows(&at("dev"), name, dataset::samples));
         let schema = set.scorers.iter().find_map(|scorer| match scorer {
             Scorer::JsonSchema { schema } => schema.clone(),
@@ -641,6 +680,11 @@ impl Reader<'_> {
             None => places,
         };
         let train_gold = kept.iter().filter_map(|&place| train_gold.get(place).cloned()).collect();
+        let some = |values: Vec<Option<String>>| -> Vec<Option<String>> {
+            kept.iter().map(|&place| values.get(place).cloned().flatten()).collect()
+        };
+        let train_reasoning =
+            train_reasoning.into_iter().map(|(field, values)| (field, some(values))).collect();
         let train = train.map(|rows| kept.iter().map(|&place| rows[place].clone()).collect());
         Some(LoadedSet {
             spec: set.clone(),
@@ -655,6 +699,7 @@ impl Reader<'_> {
             languages: BTreeMap::new(),
             candidates: BTreeMap::new(),
             train_gold,
+            train_reasoning,
         })
     }
 
@@ -723,6 +768,7 @@ impl Reader<'_> {
                 for user in users {
                     if let Some(words) = self.prompt(arm, plan, &set.spec, user) {
                         self.renders(plan, set, &words);
+                        self.empty_parts(experiment, plan, &words);
                         prompts.push(words.prompt);
                     }
                 }
@@ -734,6 +780,7 @@ impl Reader<'_> {
                 }
                 if plan.finetune.as_ref().is_some_and(|finetune| finetune.raft.is_some()) {
                     self.trains_with_gold(arm, plan, set);
+                    self.trains_with_reasoning(arm, plan, set);
                 }
                 if let spec::Strategy::Finetune(finetune) = &experiment.arms[arm].strategy {
                     self.sizes(arm, "train_sizes", &finetune.train_sizes, set);
@@ -745,7 +792,7 @@ impl Reader<'_> {
                     set.prompts.insert(plan.name.clone(), prompt.clone());
                     set.candidates.insert(plan.name.clone(), prompts);
                 }
-                if let Some(prompt) = self.training_prompt(arm, plan, &set.spec) {
+                if let Some(prompt) = self.training_prompt(arm, plan, set) {
                     set.training_prompts.insert(plan.name.clone(), prompt);
                 }
             }
@@ -836,6 +883,71 @@ impl Reader<'_> {
         }
     }
 
+    /// Learning to reason needs rows that do, and whose answers are found again at their end.
+    fn trains_with_reasoning(&mut self, arm: usize, plan: &ArmPlan, set: &LoadedSet) {
+        let Some(finetune) = &plan.finetune else { return };
+        let Some(raft) = &finetune.raft else { return };
+        let (Some(field), Some(pattern)) = (&raft.reasoning, plan.prompt.final_answer_pattern())
+        else {
+            return;
+        };
+        // A pattern that is none is reported with the prompt.
+        let Ok(pattern) = regex::Regex::new(pattern) else { return };
+        if set.spec.adapters_of.is_some() {
+            return;
+        }
+        let train = set.train.iter().flatten().enumerate().filter_map(|(at, row)| match row {
+            TrainRow::Completion { input, reference } => {
+                Some((input, reference, set.reasoning(raft, at).map(str::to_owned)))
+            }
+            _ => None,
+        });
+        let dev = set.dev.iter().flatten().filter(|_| finetune.needs_dev());
+        let dev = dev.map(|one| (&one.input, &one.reference, one.meta_text(field)));
+        let (train, dev): (Vec<_>, Vec<_>) = (train.collect(), dev.collect());
+        let path = ["arms", &arm.to_string(), "strategy"];
+        for (what, key, rows) in [("training rows", "train", train), ("dev samples", "dev", dev)] {
+            let n = rows.len();
+            let shown = |rows: &[&String]| {
+                let first: String =
+                    rows.first().into_iter().flat_map(|one| one.chars()).take(60).collect();
+                format!(
+                    "{} of {n} {what} of set `{}` (`{first}` is one)",
+                    rows.len(),
+                    set.spec.name
+                )
+            };
+            let of = |wanted: &dyn Fn(&str, Option<&str>) -> bool| -> Vec<&String> {
+                let rows =
+                    rows.iter().filter(|(_, reference, why)| wanted(reference, why.as_deref()));
+                rows.map(|(input, ..)| *input).collect()
+            };
+            let without = of(&|_, why| why.is_none());
+            if !without.is_empty() {
+                let message = format!(
+                    "arm `{}` learns the reasoning in `{field}`, and {} have none",
+                    plan.name,
+                    shown(&without)
+                );
+                let help =
+                    format!("give every row of `{key}` the text under `meta: {{ {field}: … }}`");
+                self.add(&path, message, &help);
+            }
+            let unfit = of(&|reference, why| {
+                why.is_some_and(|why| answer::reasoned(why, reference, &pattern).is_none())
+            });
+            if !unfit.is_empty() {
+                let message = format!(
+                    "arm `{}` is scored by what `final_answer` finds, and for {} that is not the reference",
+                    plan.name,
+                    shown(&unfit)
+                );
+                let help = "let the reasoning end in the answer as the pattern wants it, and references be one line";
+                self.add(&path, message, help);
+            }
+        }
+    }
+
     fn prompt(
         &mut self,
         arm: usize,
@@ -919,7 +1031,7 @@ impl Reader<'_> {
         &mut self,
         arm: usize,
         plan: &ArmPlan,
-        set: &EvalSet,
+        set: &LoadedSet,
     ) -> Option<PromptTemplate> {
         let tuned = plan.finetune.as_ref()?;
         let arm = arm.to_string();
@@ -940,7 +1052,7 @@ impl Reader<'_> {
             &format!("arm `{}`", plan.name),
             &user,
             &system,
-            set,
+            &set.spec,
         )?;
         if tuned.template.is_some() {
             self.variables(&words)?;
@@ -949,8 +1061,10 @@ impl Reader<'_> {
                     format!("the training template of arm `{}` shows no question", plan.name);
                 self.add(&words.user.path(), message, "put `{{ input }}` into the template");
             }
+            self.fits_rows(tuned, set, &words);
             return Some(words.prompt);
         }
+        self.fits_rows(tuned, set, &words);
         Some(PromptTemplate { closing: closing(plan), ..words.prompt })
     }
 
@@ -1028,39 +1142,46 @@ impl Reader<'_> {
         compiles.then_some(())
     }
 
-    /// A template must fit every sample: a field that one of them lacks shows here, not after an
-    /// hour of training.
+    /// A template must fit every sample, those of `dev` too where they are asked: a field that one
+    /// of them lacks shows here, not after an hour of training.
     fn renders(&mut self, plan: &ArmPlan, set: &LoadedSet, words: &Words) {
         let prompt = &words.prompt;
         let example = Example { input: "?".into(), reference: "!".into() };
         let passage = ContextPassage { id: "?".into(), title: "?".into(), text: "?".into() };
         let examples = if plan.prompt.num_fewshot > 0 { vec![example] } else { Vec::new() };
         let passages = if plan.rag.is_some() { vec![passage] } else { Vec::new() };
-        let failing = set.samples.iter().filter_map(|sample| {
-            Some((sample, prompt.messages(sample, &examples, &passages).err()?))
-        });
-        let failing: Vec<_> = failing.take(SHOWN_ROW_ERRORS).collect();
-        for (sample, error) in failing {
-            // The system turn is laid out first.
-            let alone = prompt
-                .system
-                .as_ref()
-                .map(|system| PromptTemplate { user: system.clone(), ..PromptTemplate::default() });
-            let alone = alone.filter(|turn| turn.messages(sample, &[], &passages).is_err());
-            let (source, from) = match &alone {
-                Some(turn) => (&turn.user, &words.system),
-                None => (&prompt.user, &words.user),
-            };
-            let message = format!(
-                "{} does not fit sample `{}` of set `{}`: {}",
-                from.named(),
-                sample.id,
-                set.spec.name,
-                template::explain(&error, source)
-            );
-            let help =
-                "give every sample the field, or guard it with `{% if meta.field is defined %}`";
-            self.add(&from.path(), message, help);
+        let asked_on_dev = if plan.tuned() > 0 { set.dev.as_deref() } else { None };
+        let dev = set.spec.dev.as_ref().zip(asked_on_dev);
+        let files = [(&set.spec.path, set.samples.as_slice())].into_iter().chain(dev);
+        for (file, samples) in files {
+            let failing = samples.iter().filter_map(|sample| {
+                Some((sample, prompt.messages(sample, &examples, &passages).err()?))
+            });
+            let failing: Vec<_> = failing.take(SHOWN_ROW_ERRORS).collect();
+            let lines = if failing.is_empty() { BTreeMap::new() } else { self.row_lines(file) };
+            for (sample, error) in failing {
+                // The system turn is laid out first.
+                let alone = prompt.system.as_ref().map(|system| PromptTemplate {
+                    user: system.clone(),
+                    ..PromptTemplate::default()
+                });
+                let alone = alone.filter(|turn| turn.messages(sample, &[], &passages).is_err());
+                let (source, from) = match &alone {
+                    Some(turn) => (&turn.user, &words.system),
+                    None => (&prompt.user, &words.user),
+                };
+                let line =
+                    lines.get(&sample.id).map_or_else(String::new, |n| format!(", line {n}"));
+                let message = format!(
+                    "{} does not fit sample `{}` of set `{}` ({file}{line}): {}",
+                    from.named(),
+                    sample.id,
+                    set.spec.name,
+                    template::explain(&error, source)
+                );
+                let help = "give every sample the field, or guard it with `{% if meta.field is defined %}`";
+                self.add(&from.path(), message, help);
+            }
         }
         let unshown = set.samples.iter().any(|sample| !sample.choices.is_empty())
             && !prompt.mentions("choices");
@@ -1069,6 +1190,79 @@ impl Reader<'_> {
                 "set `{}`: samples have `choices`, and the template of arm `{}` does not show them",
                 set.spec.name, plan.name
             ));
+        }
+    }
+
+    /// The line of every sample of a file that was read, by the sample's id.
+    fn row_lines(&self, name: &str) -> BTreeMap<String, usize> {
+        let beside = self.folder.join(name);
+        let found = if beside.exists() { beside } else { PathBuf::from(name) };
+        let text = lines(fs_err::read(found).unwrap_or_default()).0;
+        dataset::sample_lines(&text)
+    }
+
+    /// Parts of an arm's own template that hold nothing in any prompt: it shows examples or passages,
+    /// and the arm has none. A template that several arms share may have parts for some of them.
+    fn empty_parts(&mut self, experiment: &Experiment, plan: &ArmPlan, words: &Words) {
+        let is_part = experiment.arms.iter().any(|arm| {
+            matches!(&arm.strategy, spec::Strategy::Compose(parts) if parts.contains(&plan.name))
+        });
+        let is_own = words.user.path.first().is_some_and(|key| key == "arms")
+            && words.prompt.user != PromptTemplate::DEFAULT;
+        if is_part || !is_own {
+            return;
+        }
+        let shows =
+            |names: &[&'static str]| names.iter().copied().find(|name| words.prompt.mentions(name));
+        let mut empty = Vec::new();
+        if plan.prompt.num_fewshot == 0 {
+            empty.extend(shows(&["examples"]).map(|name| (name, "`num_fewshot` is 0")));
+        }
+        if plan.rag.is_none() && plan.finetune.as_ref().is_none_or(|one| one.raft.is_none()) {
+            empty
+                .extend(shows(&["context", "passages"]).map(|name| (name, "it retrieves nothing")));
+        }
+        for (name, why) in empty {
+            let warning = format!(
+                "{} shows `{name}`, which is empty in every prompt of arm `{}`: {why}",
+                words.user.named(),
+                plan.name
+            );
+            if !self.warnings.contains(&warning) {
+                self.warnings.push(warning);
+            }
+        }
+    }
+
+    /// Training rows have an input and nothing else that a template could show.
+    fn fits_rows(&mut self, tuned: &spec::Finetune, set: &LoadedSet, words: &Words) {
+        let asked = |row: &TrainRow| !matches!(row, TrainRow::Text(_));
+        let is_asked = set.dev.is_some() || set.train.iter().flatten().any(asked);
+        if set.spec.adapters_of.is_some() || !is_asked {
+            return;
+        }
+        let row = Sample { input: "?".into(), ..Sample::default() };
+        let passage = ContextPassage { id: "?".into(), title: "?".into(), text: "?".into() };
+        let passages = if tuned.raft.is_some() { vec![passage] } else { Vec::new() };
+        if let Err(error) = words.prompt.messages(&row, &[], &passages) {
+            let system = words
+                .prompt
+                .system
+                .as_ref()
+                .map(|system| PromptTemplate { user: system.clone(), ..PromptTemplate::default() });
+            let system = system.filter(|turn| turn.messages(&row, &[], &passages).is_err());
+            let (source, from) = match &system {
+                Some(turn) => (&turn.user, &words.system),
+                None => (&words.prompt.user, &words.user),
+            };
+            let message = format!(
+                "{} does not fit the training rows of set `{}`, which have no meta fields: {}",
+                from.named(),
+                set.spec.name,
+                template::explain(&error, source)
+            );
+            let help = "guard the field with `{% if meta.field is defined %}`, or give `finetune` a `template` without it";
+            self.add(&from.path(), message, help);
         }
     }
 }
@@ -1271,6 +1465,63 @@ compare: { baseline: a }
         assert!(message.starts_with("the template of set `s` (`t.j2`) does not fit"), "{message}");
         assert!(message.contains("line 2: `") && !message.contains('\n'), "{message}");
         assert_eq!(yaml[..problem.span.offset()].matches('\n').count(), 2);
+    }
+
+    /// An experiment whose first arm has this strategy, on a set with two dev samples: `v` has no
+    /// `meta.unit`.
+    fn with_dev(strategy: &str) -> Folder {
+        let folder = Folder::new();
+        let yaml = EXPERIMENT.replace("path: e.jsonl", "path: e.jsonl, dev: d.jsonl").replace(
+            "{ name: a, model: m, strategy: prompt }",
+            &format!("{{ name: a, model: m, strategy: {strategy} }}"),
+        );
+        folder.write("x.yaml", &yaml);
+        let row = |id: &str, meta: &str| {
+            format!(
+                "{{\"id\":\"{id}\",\"input\":\"{id}?\",\"reference\":\"r\",\"context_ids\":[\"d\"]{meta}}}\n"
+            )
+        };
+        let unit = ",\"meta\":{\"unit\":\"m\"}";
+        folder.write("e.jsonl", &row("a", unit));
+        folder.write("d.jsonl", &format!("{}\n{}", row("u", unit), row("v", "")));
+        folder
+    }
+
+    #[test]
+    fn a_template_must_fit_the_dev_samples_that_settings_are_chosen_on() {
+        let expect =
+            "does not fit sample `v` of set `s` (d.jsonl, line 3): `meta.unit` is undefined";
+        let template = "'{{ input }} in {{ meta.unit }}'";
+        with_dev(&format!("{{ prompt: {{ candidates: ['{{{{ input }}}}', {template}] }} }}"))
+            .check(expect);
+        with_dev(&format!("{{ prompt: {{ template: {template}, propose: {{ n: 1 }} }} }}"))
+            .check(expect);
+        // Nobody is asked about dev samples where nothing is chosen on them.
+        assert!(with_dev(&format!("{{ prompt: {{ template: {template} }} }}")).load().is_ok());
+    }
+
+    #[test]
+    fn a_template_for_training_rows_shows_no_meta_field() {
+        let folder = with_dev("{ finetune: { template: '{{ input }} in {{ meta.unit }}' } }");
+        folder.check("does not fit the training rows of set `s`, which have no meta fields");
+    }
+
+    #[test]
+    fn parts_of_a_template_that_stay_empty_are_a_warning() {
+        let loop_ = "{% for e in examples %}{{ e.input }}{% endfor %}{{ context }}{{ input }}";
+        let warnings = |settings: &str| {
+            let strategy = format!("{{ prompt: {{ template: '{loop_}'{settings} }} }}");
+            with_dev(&strategy).load().unwrap().warnings
+        };
+        let zero = warnings("");
+        assert_eq!(
+            zero,
+            [
+                "the template of arm `a` shows `examples`, which is empty in every prompt of arm `a`: `num_fewshot` is 0",
+                "the template of arm `a` shows `context`, which is empty in every prompt of arm `a`: it retrieves nothing",
+            ]
+        );
+        assert_eq!(warnings(", num_fewshot: 1"), zero[1..]);
     }
 
     #[test]

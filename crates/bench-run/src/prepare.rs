@@ -236,6 +236,7 @@ impl<'a> Preparer<'a> {
             counter: None,
             max_tokens: 1,
             lead: "",
+            final_answer: None,
         };
         let seed = settings.seeds.first().copied().unwrap_or(0);
         let examples = lesson(set, &settings, &layout, seed)?.examples;
@@ -322,6 +323,7 @@ impl<'a> Preparer<'a> {
             counter: None,
             max_tokens: 1,
             lead: "",
+            final_answer: None,
         };
         let adapter = Adapter {
             seed: 0,
@@ -391,6 +393,8 @@ impl<'a> Preparer<'a> {
         let template = set.prompts[&plan.name].clone();
         let max_tokens = set.spec.max_tokens.unwrap_or(self.loaded.experiment.generate.max_tokens);
         let lead = if plan.prompt.chain_of_thought { "Answer: " } else { "" };
+        let final_answer = plan.prompt.final_answer_pattern().map(Regex::new).transpose();
+        let final_answer = final_answer.map_err(|error| BackendError::fatal("prompt", error))?;
         let training = set.training_prompts.get(&plan.name).cloned();
         let mut layout = Layout {
             template,
@@ -400,6 +404,7 @@ impl<'a> Preparer<'a> {
             counter,
             max_tokens,
             lead,
+            final_answer: final_answer.clone(),
         };
         self.budget(&plan, &layout);
         for sample in &set.samples {
@@ -409,8 +414,6 @@ impl<'a> Preparer<'a> {
         if self.language(set, &plan, &model)? {
             check_schema(&model, (&set.spec.name, &plan.name), desk)?;
         }
-        let final_answer = plan.prompt.final_answer_pattern().map(Regex::new).transpose();
-        let final_answer = final_answer.map_err(|error| BackendError::fatal("prompt", error))?;
         let helper = |name: Option<&str>| match name {
             Some(name) => self.prepared.models[name].clone(),
             None => model.clone(),
@@ -728,6 +731,7 @@ impl<'a> Preparer<'a> {
                 counter: None,
                 max_tokens: 0,
                 lead: "",
+                final_answer: None,
             };
             let train = set.train.as_deref().unwrap_or_default();
             // Whole copies, and a part of another.
@@ -914,18 +918,24 @@ fn dev_examples(
     raft: Option<&Raft>,
 ) -> Result<Vec<TrainExample>, BackendError> {
     let dev = set.dev.as_deref().unwrap_or_default();
-    draw(dev, DEV_ROWS, 0, |_, sample| sample.id.clone())
-        .into_iter()
-        .map(|sample| {
-            Ok(TrainExample::Completion {
-                messages: match raft {
-                    Some(raft) => layout.raft_turns(0, &sample.input, &sample.context_ids, raft)?,
-                    None => layout.training_turns(&sample.input)?,
-                },
-                completion: sample.reference.clone(),
-            })
-        })
-        .collect()
+    let reasoning = raft.and_then(|raft| raft.reasoning.as_deref());
+    let mut examples = Vec::new();
+    for sample in draw(dev, DEV_ROWS, 0, |_, sample| sample.id.clone()) {
+        let completion = match reasoning {
+            None => Some(sample.reference.clone()),
+            Some(field) => sample
+                .meta_text(field)
+                .and_then(|reasoning| layout.completion(&reasoning, &sample.reference)),
+        };
+        // Where reasoning is learnt, a sample without one would measure another form.
+        let Some(completion) = completion else { continue };
+        let messages = match raft {
+            Some(raft) => layout.raft_turns(0, &sample.input, &sample.context_ids, raft)?,
+            None => layout.training_turns(&sample.input)?,
+        };
+        examples.push(TrainExample::Completion { messages, completion });
+    }
+    Ok(examples)
 }
 
 /// What one training run learns, and how it is checked.
@@ -977,9 +987,12 @@ pub(crate) fn lesson(
         .map(|&row| match (&train[row], raft) {
             (TrainRow::Completion { input, reference }, Some(raft)) => {
                 let gold = set.train_gold.get(row).map(Vec::as_slice).unwrap_or_default();
+                let reasoned = set
+                    .reasoning(raft, row)
+                    .and_then(|reasoning| layout.completion(reasoning, reference));
                 Ok(vec![TrainExample::Completion {
                     messages: layout.raft_turns(row, input, gold, raft)?,
-                    completion: reference.clone(),
+                    completion: reasoned.unwrap_or_else(|| reference.clone()),
                 }])
             }
             (row, _) => examples_of(row, layout, settings.objective),

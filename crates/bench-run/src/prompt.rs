@@ -10,7 +10,10 @@ use bench_core::record::{CallRecord, Retrieved, TokenBudget};
 use bench_core::spec::{Order, PassageSource, Raft};
 use bench_core::template::{ContextPassage, Example, PromptTemplate};
 
+use regex::Regex;
+
 use self::passages::{arrange, context};
+use crate::answer::reasoned;
 use crate::backends::Counter;
 
 mod fewshot;
@@ -39,6 +42,8 @@ pub struct Layout {
     pub max_tokens: u32,
     /// What the answer of an example begins with, so that it ends like the answer asked for.
     pub lead: &'static str,
+    /// Finds the final answer in what the arm says, where only that is scored.
+    pub final_answer: Option<Regex>,
 }
 
 /// A conversation ready to send.
@@ -48,6 +53,8 @@ pub struct Laid {
     pub messages: Vec<Message>,
     /// What was retrieved for it, best first.
     pub retrieved: Vec<Retrieved>,
+    /// The passages that stand in it, in their order there.
+    pub shown: Arc<[ContextPassage]>,
     /// What was asked to find it.
     pub calls: Vec<CallRecord>,
     /// Milliseconds of query embedding and search.
@@ -76,8 +83,10 @@ impl Layout {
         let (messages, kept) = self.fit(sample, &examples, &found)?;
         let budget = self.budget(sample, &examples, &found[..kept], &messages)?;
         let mut numbers = vec![None; found.len()];
+        let mut shown = Vec::with_capacity(kept);
         for (place, rank) in arrange(kept, self.order()).into_iter().enumerate() {
             numbers[rank] = Some(place as u32 + 1);
+            shown.push(context(&found[rank]));
         }
         let retrieved = found
             .into_iter()
@@ -90,7 +99,8 @@ impl Layout {
                 number,
             })
             .collect();
-        Ok(Step::Done(Laid { messages, retrieved, calls, retrieval_ms, budget }))
+        let shown = shown.into();
+        Ok(Step::Done(Laid { messages, retrieved, shown, calls, retrieval_ms, budget }))
     }
 
     fn examples(&self, sample: &Sample) -> Result<Vec<Example>, BackendError> {
@@ -244,6 +254,12 @@ impl Layout {
         Ok(self.fit(&sample, &[], &found)?.0)
     }
 
+    /// What a training row teaches to say: its reference, after a reasoning where one is learnt.
+    /// `None` where the two do not fit the form in which the arm answers.
+    pub fn completion(&self, reasoning: &str, reference: &str) -> Option<String> {
+        reasoned(reasoning, reference, self.final_answer.as_ref()?)
+    }
+
     /// A whole corpus that leaves no room for the answer is a mistake in the experiment, not a
     /// failed trial.
     ///
@@ -326,6 +342,7 @@ mod tests {
             counter: Some(Arc::new(Words)),
             max_tokens: 10,
             lead: "",
+            final_answer: None,
         }
     }
 
@@ -355,6 +372,8 @@ mod tests {
     fn the_budget_drops_the_worst_passages_and_says_so() {
         let laid = lay(&layout(Rag { context_tokens: 4, ..Rag::default() }));
         assert_eq!(laid.messages[0].content, "[1] one two three\n\nwhy?");
+        let shown: Vec<&str> = laid.shown.iter().map(|passage| passage.text.as_str()).collect();
+        assert_eq!(shown, ["one two three"], "what a judge is shown is what stood there");
         assert_eq!(
             laid.retrieved.iter().map(|passage| passage.in_prompt).collect::<Vec<_>>(),
             [true, false]
@@ -427,7 +446,7 @@ mod tests {
             layout.template.system = Some("Be brief.".into());
             layout.template.closing = "Cite.".into();
             // The retriever finds both documents; `b` is gold, `a` the one distractor.
-            let raft = Raft { distractors: 1, without_golden: 0.0, rag: None };
+            let raft = Raft { distractors: 1, without_golden: 0.0, ..Raft::default() };
             let row = layout.raft_turns(0, "why?", &["b".to_owned()], &raft).unwrap();
             assert_eq!(row, lay(&layout).messages, "{order:?}");
         }

@@ -14,7 +14,8 @@ use bench_core::backend::{
 use bench_core::chat::Message;
 use bench_core::dataset::Sample;
 use bench_core::record::Verdict;
-use bench_core::spec::{Judge, Scorer as Spec};
+use bench_core::spec::{Judge, Scorer as Spec, Shown};
+use bench_core::template::ContextPassage;
 use bench_run::score::report_card::{
     Count, order_consistency, prefers_longer, self_consistency, unscored,
 };
@@ -843,6 +844,76 @@ mod judging {
         }
     }
 
+    /// A judge of faithfulness: it sees question, passages and answer.
+    fn faithful(generator: &Arc<Told>) -> RubricJudge {
+        let shows = vec![Shown::Question, Shown::Passages, Shown::Answer];
+        let settings = Judge { shows, ..settings(&[1, 2, 3, 4, 5]) };
+        RubricJudge::new(&settings, RUBRIC.into(), Arc::clone(generator) as _)
+    }
+
+    fn passage(title: &str, text: &str) -> ContextPassage {
+        ContextPassage { id: "d".into(), title: title.into(), text: text.into() }
+    }
+
+    #[test]
+    fn a_judge_sees_what_its_view_names_and_nothing_else() {
+        let generator = told(&[r#"{"reason": "x", "grade": 3}"#]);
+        let passages = [passage("Towns", "Paris is large."), passage("", "Lyon is old.")];
+        let judging = faithful(&generator);
+        let verdict = wait(judging.judge(&sample("Paris"), &passages, "Lyon", 0)).unwrap().0;
+        assert_eq!(verdict.value(), Some(0.5));
+        let asked = generator.asked.lock().unwrap();
+        let user = &asked[0].messages[1].content;
+        let places: Vec<usize> = [
+            "[[passage 1 ",
+            "]]\nTowns\nParis is large.\n[[end ",
+            "[[passage 2 ",
+            "]]\nLyon is old.\n[[end ",
+            "[[question ",
+            "]]\nq\n",
+            "[[answer ",
+        ]
+        .iter()
+        .map(|text| user.find(text).unwrap_or_else(|| panic!("{text}: {user}")))
+        .collect();
+        assert!(places.is_sorted(), "{user}");
+        assert!(!user.contains("[[reference "), "{user}");
+    }
+
+    #[test]
+    fn an_answer_without_passages_has_no_faithfulness_and_costs_nothing() {
+        let generator = told(&["!fatal"]);
+        let (verdict, effort) =
+            wait(faithful(&generator).judge(&sample("Paris"), &[], "Lyon", 0)).unwrap();
+        check_unscored(&verdict, "the prompt held no passages");
+        assert!(effort.tokens_in == 0 && generator.asked.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_passage_cannot_change_how_an_answer_is_graded() {
+        let text = std::fs::read_to_string(fixture("injections.json")).unwrap();
+        let attempts: Vec<String> = serde_json::from_str(&text).unwrap();
+        for attempt in attempts {
+            let generator = told(&[r#"{"reason": "off topic", "grade": 1}"#]);
+            let passages = [passage("", &attempt), passage("", "Paris is large.")];
+            let judging = faithful(&generator);
+            let (verdict, _) = wait(judging.judge(&sample("Paris"), &passages, "Lyon", 0)).unwrap();
+            assert_eq!(verdict.value(), Some(0.0), "{attempt}");
+            let asked = generator.asked.lock().unwrap();
+            let [system, user] = &asked[0].messages[..] else { panic!("not two turns") };
+            assert!(!system.content.contains(&attempt), "{attempt}");
+            let shown = attempt.trim();
+            let (_, mark) = user.content.split_once("[[passage 1 ").unwrap();
+            let (mark, _) = mark.split_once("]]").unwrap();
+            assert!(!attempt.contains(mark), "{attempt}");
+            let fenced = format!("[[passage 1 {mark}]]\n{shown}\n[[end {mark}]]\n[[passage 2 ");
+            let (_, after) = user.content.split_once(&fenced).unwrap();
+            let (_, after) = after.split_once("]]\nLyon\n[[end ").unwrap();
+            assert!(after.contains("by the rubric. Reply with JSON"), "the last word is ours");
+            assert!(matches!(asked[0].constraint, Some(Constraint::JsonSchema(_))));
+        }
+    }
+
     #[test]
     fn prompts_repeat_and_differ_only_from_the_answer_on() {
         let prompt = |answer: &str| {
@@ -907,7 +978,11 @@ mod judging {
     fn check_pair(straight: &str, turned: &str, expect: &Preference) {
         let reply = |better: &str| format!(r#"{{"reason": "x", "better": "{better}"}}"#);
         let generator = told(&[&reply(straight), &reply(turned)]);
-        let judge = PairJudge::new("shorter is better".into(), 0.0, Arc::clone(&generator) as _);
+        let judge = PairJudge::new(
+            &settings(&[0, 1]),
+            "shorter is better".into(),
+            Arc::clone(&generator) as _,
+        );
         let (preference, _) = wait(judge.compare(&sample("Paris"), "one", "two", 0)).unwrap();
         assert_eq!(preference, *expect);
         let asked = generator.asked.lock().unwrap();
@@ -931,7 +1006,7 @@ mod judging {
     #[test]
     fn equal_answers_are_a_tie_that_costs_nothing() {
         let generator = told(&["!fatal"]);
-        let judge = PairJudge::new("r".into(), 0.0, Arc::clone(&generator) as _);
+        let judge = PairJudge::new(&settings(&[0, 1]), "r".into(), Arc::clone(&generator) as _);
         let (preference, effort) = wait(judge.compare(&sample("x"), "one", " one", 0)).unwrap();
         assert_eq!(preference, Preference::Tie { consistent: true });
         assert!(effort.tokens_in == 0 && generator.asked.lock().unwrap().is_empty());
@@ -944,7 +1019,7 @@ mod judging {
         for attempt in attempts {
             let reply = |better| format!(r#"{{"reason": "x", "better": "{better}"}}"#);
             let generator = told(&[&reply("B"), &reply("A")]);
-            let judge = PairJudge::new("r".into(), 0.0, Arc::clone(&generator) as _);
+            let judge = PairJudge::new(&settings(&[0, 1]), "r".into(), Arc::clone(&generator) as _);
             let pair = wait(judge.compare(&sample("Paris"), &attempt, "Paris", 0)).unwrap();
             assert_eq!(pair.0, Preference::Second, "{attempt}");
             for request in generator.asked.lock().unwrap().iter() {
@@ -976,7 +1051,7 @@ mod judging {
 
     #[test]
     fn an_unreadable_preference_is_unscored() {
-        let judge = PairJudge::new("r".into(), 0.0, told(&["no idea"]) as _);
+        let judge = PairJudge::new(&settings(&[0, 1]), "r".into(), told(&["no idea"]) as _);
         let (preference, _) = wait(judge.compare(&sample("x"), "one", "two", 0)).unwrap();
         let Preference::Unscored { reason } = preference else { panic!("decided") };
         assert!(reason.contains("no preference"), "{reason}");

@@ -4,7 +4,9 @@ use std::fmt::Write as _;
 
 use bench_core::dataset::TrainRow;
 use bench_core::plan;
-use bench_core::spec::{ArmPlan, ChunkBy, Chunking, Judge, JudgeMode, ModelSource, Rag, Scorer};
+use bench_core::spec::{
+    ArmPlan, ChunkBy, Chunking, Judge, JudgeMode, ModelSource, PassageSource, Rag, Scorer,
+};
 use bench_run::score::RubricJudge;
 use bench_run::{Loaded, LoadedSet};
 use bench_stats::interval::Options;
@@ -132,28 +134,10 @@ fn estimate(loaded: &Loaded, set: &LoadedSet, plan: &ArmPlan) -> Row {
     let experiment = &loaded.experiment;
     let seeds = plan.finetune.as_ref().map_or(1, |finetune| finetune.seeds.len());
     let trials = set.samples.len() * experiment.run.epochs.get() as usize * seeds;
-    let mean =
-        |characters: usize, n: usize| characters as f64 / n.max(1) as f64 / CHARACTERS_PER_TOKEN;
     let question =
         mean(set.samples.iter().map(|sample| sample.input.len()).sum(), set.samples.len());
-    let rows = set.train.as_deref().unwrap_or_default();
-    let length = |row: &TrainRow| match row {
-        TrainRow::Completion { input, reference } => input.len() + reference.len(),
-        TrainRow::Preference { input, chosen, .. } => input.len() + chosen.len(),
-        TrainRow::Labelled { input, completion, .. } => input.len() + completion.len(),
-        TrainRow::Text(text) => text.len(),
-    };
-    let row = mean(rows.iter().map(length).sum(), rows.len());
-    let passage = |rag: &Rag| {
-        let documents = set.corpus.as_deref().unwrap_or_default();
-        let whole =
-            mean(documents.iter().map(|document| document.text.len()).sum(), documents.len());
-        let chunk = match rag.chunking() {
-            Chunking { by: ChunkBy::Document, .. } => whole,
-            Chunking { size, .. } => whole.min(f64::from(size)),
-        };
-        if documents.is_empty() { row } else { chunk }
-    };
+    let row = row_tokens(set);
+    let passage = |rag: &Rag| passage_tokens(set, rag);
     let shown = |rag: &Rag| f64::from(rag.top_k) * passage(rag);
     let passages = plan.rag.as_ref().map_or(0.0, shown);
     let sorted = |rag: &Rag| shown_to_sort(rag) * passage(rag);
@@ -166,7 +150,8 @@ fn estimate(loaded: &Loaded, set: &LoadedSet, plan: &ArmPlan) -> Row {
     let asked = f64::from(plan.prompt.draws().0);
     let trains = plan.finetune.as_ref().filter(|_| set.spec.adapters_of.is_none());
     let train = trains.map_or(0.0, |finetune| {
-        let n = finetune.limit.map_or(rows.len(), |limit| rows.len().min(limit as usize));
+        let rows = set.train.as_ref().map_or(0, Vec::len);
+        let n = finetune.limit.map_or(rows, |limit| rows.min(limit as usize));
         n as f64 * (row + 30.0) * f64::from(finetune.num_epochs) * seeds as f64
     });
     Row {
@@ -174,6 +159,36 @@ fn estimate(loaded: &Loaded, set: &LoadedSet, plan: &ArmPlan) -> Row {
         prompt: (asked * prompt + sorting) * trials as f64,
         answer: asked * f64::from(max_tokens) * trials as f64,
         train,
+    }
+}
+
+/// Mean tokens of texts with so many characters in all.
+fn mean(characters: usize, n: usize) -> f64 {
+    characters as f64 / n.max(1) as f64 / CHARACTERS_PER_TOKEN
+}
+
+/// Tokens of a training row.
+fn row_tokens(set: &LoadedSet) -> f64 {
+    let rows = set.train.as_deref().unwrap_or_default();
+    let length = |row: &TrainRow| match row {
+        TrainRow::Completion { input, reference } => input.len() + reference.len(),
+        TrainRow::Preference { input, chosen, .. } => input.len() + chosen.len(),
+        TrainRow::Labelled { input, completion, .. } => input.len() + completion.len(),
+        TrainRow::Text(text) => text.len(),
+    };
+    mean(rows.iter().map(length).sum(), rows.len())
+}
+
+/// Tokens of one passage.
+fn passage_tokens(set: &LoadedSet, rag: &Rag) -> f64 {
+    let documents = set.corpus.as_deref().unwrap_or_default();
+    if documents.is_empty() {
+        return row_tokens(set);
+    }
+    let whole = mean(documents.iter().map(|document| document.text.len()).sum(), documents.len());
+    match rag.chunking() {
+        Chunking { by: ChunkBy::Document, .. } => whole,
+        Chunking { size, .. } => whole.min(f64::from(size)),
     }
 }
 
@@ -210,22 +225,29 @@ fn judging(loaded: &Loaded, backends: &Real) -> (Judging, usize) {
     };
     let mut total = 0;
     for set in &loaded.sets {
-        let asked = judgements(loaded, set, judge);
-        if asked == 0 {
-            continue;
-        }
         let max_tokens = set.spec.max_tokens.unwrap_or(experiment.generate.max_tokens);
         let answers = if judge.mode == JudgeMode::Pairwise { 2.0 } else { 1.0 };
         let n = set.samples.len().max(1) as f64;
         let text =
             |sample: &bench_core::dataset::Sample| sample.input.len() + sample.reference.len();
         let sample = set.samples.iter().map(text).sum::<usize>() as f64 / n;
-        let rubric = loaded.rubric.as_ref().map_or(0, String::len) as f64;
-        let each = JUDGE_FRAME
-            + (rubric + sample) / CHARACTERS_PER_TOKEN
-            + answers * 0.5 * f64::from(max_tokens);
-        let (prompt, reply) =
-            (each * asked as f64, f64::from(RubricJudge::REPLY_TOKENS) * asked as f64);
+        let own = loaded.rubric.as_ref().map_or(0, String::len);
+        let criteria = judge.criteria.iter().map(|(name, criterion)| {
+            (judge.by(criterion), loaded.criteria.get(name).map_or(0, String::len))
+        });
+        let (mut asked, mut prompt) = (0, 0.0);
+        for (judge, rubric) in std::iter::once((judge.clone(), own)).chain(criteria) {
+            let (n, passages) = judgements(loaded, set, &judge);
+            let each = JUDGE_FRAME
+                + (rubric as f64 + sample) / CHARACTERS_PER_TOKEN
+                + answers * 0.5 * f64::from(max_tokens);
+            asked += n;
+            prompt += each * n as f64 + passages;
+        }
+        if asked == 0 {
+            continue;
+        }
+        let reply = f64::from(RubricJudge::REPLY_TOKENS) * asked as f64;
         for name in judge.names() {
             found.seconds += scale(backends, &experiment.models[name])
                 * (prompt / RATES.prompt + 0.5 * reply / RATES.answer);
@@ -241,28 +263,45 @@ fn judging(loaded: &Loaded, backends: &Real) -> (Judging, usize) {
     (found, total)
 }
 
-/// How often one judge is asked on a set: a pair of answers counts twice, once in each order.
-fn judgements(loaded: &Loaded, set: &LoadedSet, judge: &Judge) -> usize {
+/// How often one judge is asked on a set by one rubric (a pair of answers counts twice, once in each
+/// order), and the tokens of the passages that it is shown.
+fn judgements(loaded: &Loaded, set: &LoadedSet, judge: &Judge) -> (usize, f64) {
     if judge.on.as_ref().is_some_and(|on| !on.contains(&set.spec.name)) {
-        return 0;
+        return (0, 0.0);
     }
     let n = judge.sample.map_or(usize::MAX, |n| n as usize).min(set.samples.len());
     // Points of learning curves are judged only where the judge decides, and never in pairs.
     let points = judge.mode == JudgeMode::Rubric
         && matches!(set.spec.scorers.first(), Some(Scorer::Judge {}));
-    let is_judged =
-        |plan: &&ArmPlan| plan.sets.contains(&set.spec.name) && (points || plan.curve.is_none());
+    // Without passages there is nothing to ask a judge of passages.
+    let shown = |plan: &ArmPlan| {
+        let rag = plan.rag.as_ref().filter(|rag| rag.passages != PassageSource::ClosedBook);
+        rag.map(|rag| f64::from(rag.top_k) * passage_tokens(set, rag))
+    };
+    let is_judged = |plan: &&ArmPlan| {
+        plan.sets.contains(&set.spec.name)
+            && (points || plan.curve.is_none())
+            && (!judge.needs_passages() || shown(plan).is_some())
+    };
     let plans = loaded.plans.iter().filter(is_judged);
     match judge.mode {
         JudgeMode::Rubric => {
-            let seeds = plans.map(|plan| plan.finetune.as_ref().map_or(1, |f| f.seeds.len()));
-            let answers = seeds.sum::<usize>() * loaded.experiment.run.epochs.get() as usize;
-            n * answers * judge.repeats.get() as usize
+            let times =
+                n * loaded.experiment.run.epochs.get() as usize * judge.repeats.get() as usize;
+            let (mut asked, mut passages) = (0, 0.0);
+            for plan in plans {
+                let answers = times * plan.finetune.as_ref().map_or(1, |f| f.seeds.len());
+                asked += answers;
+                if judge.needs_passages() {
+                    passages += answers as f64 * shown(plan).unwrap_or(0.0);
+                }
+            }
+            (asked, passages)
         }
         JudgeMode::Pairwise => {
             let arms = plans.count();
             let pairs = arms * arms.saturating_sub(1) / 2;
-            2 * n * judge.pairs_per_sample.map_or(pairs, |some| pairs.min(some as usize))
+            (2 * n * judge.pairs_per_sample.map_or(pairs, |some| pairs.min(some as usize)), 0.0)
         }
     }
 }

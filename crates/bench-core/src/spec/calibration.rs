@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::check::{expanded, is_map};
 use super::node::{Reader, did_you_mean};
 use super::problem::{Problem, Source, SpecError};
-use super::{Judge, JudgeMode, ModelSource, Price, Run};
+use super::{Judge, JudgeMode, ModelSource, Price, Run, Shown};
 
 /// A judge, or several beside each other, and samples with people's labels.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -46,7 +46,8 @@ pub struct Calibration {
 pub struct Labelled {
     /// The samples.
     pub path: String,
-    /// Documents that `context_ids` name; they are shown to the judge with the question.
+    /// Documents that `context_ids` name; they are shown to the judge before the question. Where
+    /// `judge.shows` names `passages`, each stands by itself, as in a run.
     #[serde(default)]
     pub corpus: Option<String>,
     /// The meta field that holds the answer to grade.
@@ -156,11 +157,24 @@ fn check(calibration: &Calibration, source: &Source) -> Vec<Problem> {
         ("confusion", judge.confusion.is_some()),
         ("pairs_per_sample", judge.pairs_per_sample.is_some()),
         ("min_judge_agreement", judge.min_judge_agreement.is_some()),
+        ("criteria", !judge.criteria.is_empty()),
     ] {
         if given {
             let message = format!("`judge.{key}` belongs into an experiment");
             add(&["judge", key], message, "here", "leave it out; `labelled` says the rest".into());
         }
+    }
+    if !judge.shows.contains(&Shown::Answer) {
+        let help = "add `answer` to `shows`".into();
+        add(&["judge", "shows"], "the judge is not shown what it judges".into(), "here", help);
+    }
+    if judge.needs_passages() && judge.mode == JudgeMode::Pairwise {
+        let help = "leave `passages` out; documents then stand with the question".into();
+        add(&["judge", "shows"], "a pairwise judge is shown no passages".into(), "here", help);
+    } else if judge.needs_passages() && labelled.corpus.is_none() {
+        let help = "give `labelled.corpus`, which the samples' `context_ids` name".into();
+        let message = "the judge is shown passages, and there is no corpus".into();
+        add(&["judge", "shows"], message, "here", help);
     }
     for (word, grade) in &labelled.labels {
         if judge.mode == JudgeMode::Rubric && !judge.grades.contains(grade) {
@@ -238,6 +252,11 @@ labelled: { path: l.jsonl, labels: { correct: 1, incorrect: 0 } }
             "grades: [0, 1]",
             "grades: [0, 1], on: [x]",
             "`judge.on` belongs into an experiment",
+        );
+        check_problem(
+            "grades: [0, 1]",
+            "grades: [0, 1], shows: [passages, answer]",
+            "the judge is shown passages, and there is no corpus",
         );
         check_problem("path: l.jsonl,", "path: l.jsonl, limt: 3,", "unknown key `limt`");
         check_problem("version: 1", "version: 2", "version 2 of the file layout is not known");

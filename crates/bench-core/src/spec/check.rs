@@ -7,8 +7,8 @@ use super::node::{Kind, Misfit, Node, Reader, Tree, did_you_mean, span};
 use super::problem::{Problem, Source, SpecError};
 use super::{
     Arm, ChunkBy, EmbedderSource, EvalSet, Expand, Experiment, Features, Finetune, IndexBackend,
-    InitLoraWeights, Judge, JudgeMode, Method, Mix, ModelSource, Objective, PromptTuningInit, Rag,
-    Rerank, Strategy,
+    InitLoraWeights, Judge, JudgeMode, Method, Mix, ModelSource, Objective, PassageSource,
+    PromptTuningInit, Rag, Rerank, Shown, Strategy,
 };
 
 mod prompting;
@@ -991,11 +991,8 @@ impl Sense<'_> {
                 "say what each grade means",
             );
         }
-        let rising = judge.grades.windows(2).all(|pair| pair[0] < pair[1]);
-        if judge.grades.len() < 2 || !rising {
-            let help = "at least two, worst to best, for example [1, 2, 3, 4, 5]";
-            self.add(&["judge", "grades"], "the grades are no scale", "here", help);
-        }
+        self.grade_scale(&["judge", "grades"], &judge.grades);
+        self.shown(judge);
         if judge.sample == Some(0) {
             let help = "leave `sample` out to judge all";
             self.add(&["judge", "sample"], "the judge judges nothing", "0", help);
@@ -1030,6 +1027,95 @@ impl Sense<'_> {
         if judge.confusion.is_some_and(|confusion| confusion.agreement().is_none()) {
             let message = "the confusion matrix counts nothing";
             self.add(&["judge", "confusion"], message, "all 0", "give the four counts");
+        }
+    }
+
+    fn grade_scale(&mut self, path: &[&str], grades: &[u32]) {
+        let rising = grades.windows(2).all(|pair| pair[0] < pair[1]);
+        if grades.len() < 2 || !rising {
+            let help = "at least two, worst to best, for example [1, 2, 3, 4, 5]";
+            self.add(path, "the grades are no scale", "here", help);
+        }
+    }
+
+    /// What the judge is shown, and what else it grades by.
+    fn shown(&mut self, judge: &Judge) {
+        let experiment = self.experiment;
+        let mut views = vec![(vec!["judge"], judge.clone())];
+        for (name, criterion) in &judge.criteria {
+            let path = ["judge", "criteria", name.as_str()];
+            views.push((path.to_vec(), judge.by(criterion)));
+            let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+            if name.is_empty() || !name.chars().all(plain) {
+                let message = format!("a criterion is called `{name}`");
+                let help = "letters, digits, `_` and `-`, for example `faithfulness`";
+                self.add(&path, message, "names a column", help);
+            }
+            if criterion.rubric.trim().is_empty() {
+                let path = ["judge", "criteria", name, "rubric"];
+                self.add(&path, "the rubric is empty", "here", "say what each grade means");
+            }
+            if let Some(grades) = &criterion.grades {
+                self.grade_scale(&["judge", "criteria", name, "grades"], grades);
+            }
+        }
+        let shows = |arm: &&Arm| self.shows_passages(arm);
+        let without: Vec<&Arm> = experiment.arms.iter().filter(|arm| !shows(arm)).collect();
+        for (mut path, view) in views {
+            path.push("shows");
+            if !view.shows.contains(&Shown::Answer) {
+                let message = "the judge is not shown what it judges";
+                self.add(&path, message, "here", "add `answer` to `shows`");
+            }
+            if !view.needs_passages() {
+                continue;
+            }
+            if judge.mode == JudgeMode::Pairwise {
+                let message = "a pairwise judge is shown no passages: those of two arms differ";
+                self.add(&path, message, "here", "take `mode: rubric`, or leave `passages` out");
+            } else if without.len() == experiment.arms.len() {
+                let message = "the judge is shown passages, and no arm has any";
+                self.add(&path, message, "here", "add an arm that retrieves");
+            }
+        }
+        if judge.mode == JudgeMode::Pairwise && !judge.criteria.is_empty() {
+            let message = "criteria are graded, and this judge compares two answers";
+            self.add(&["judge", "criteria"], message, "here", "take `mode: rubric`");
+        }
+        // An arm without a score would lose nothing and win nothing.
+        if !judge.needs_passages() || without.len() == experiment.arms.len() {
+            return;
+        }
+        for (index, set) in experiment.eval_sets.iter().enumerate() {
+            let asked = |arm: &&&Arm| arm.on.as_ref().is_none_or(|on| on.contains(&set.name));
+            if set.scorers.first() == Some(&super::Scorer::Judge {})
+                && let Some(arm) = without.iter().find(asked)
+            {
+                let path = ["eval_sets", &index.to_string(), "scorers"];
+                let message = format!(
+                    "set `{}` is decided by how answers stand to their passages, and arm `{}` has none",
+                    set.name, arm.name
+                );
+                let help = "put another scorer first, or this rubric under `judge.criteria`";
+                self.add(&path, message, "the judge decides", help);
+            }
+        }
+    }
+
+    /// Whether the arm, or a part of it, puts passages into its prompts.
+    fn shows_passages(&self, arm: &Arm) -> bool {
+        match &arm.strategy {
+            Strategy::Rag(rag) => rag.passages != PassageSource::ClosedBook,
+            Strategy::Finetune(finetune) => finetune.raft.is_some(),
+            Strategy::Prompt(_) | Strategy::Features(_) => false,
+            Strategy::Compose(parts) => {
+                let part = |name: &String| self.experiment.arms.iter().find(|a| a.name == *name);
+                let shows = |arm: &Arm| match &arm.strategy {
+                    Strategy::Compose(_) => false,
+                    _ => self.shows_passages(arm),
+                };
+                parts.iter().filter_map(part).any(shows)
+            }
         }
     }
 
@@ -1361,8 +1447,11 @@ impl Sense<'_> {
             .iter()
             .flat_map(|set| set.scorers.iter().map(super::Scorer::name))
             .collect();
+        let criteria = experiment.judge.iter().flat_map(|judge| judge.criteria.keys());
+        let criteria: Vec<String> = criteria.map(|name| Judge::column(name)).collect();
         if experiment.judge.is_some() {
             metrics.push("judge");
+            metrics.extend(criteria.iter().map(String::as_str));
         }
         metrics.extend(super::Gate::FIGURES);
         for (index, gate) in experiment.gates.iter().enumerate() {

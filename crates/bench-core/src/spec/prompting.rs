@@ -259,10 +259,15 @@ pub struct Raft {
     pub distractors: u32,
     /// Share of the rows whose gold documents are left out, so that the model also learns to know.
     pub without_golden: f64,
+    /// The field of the training rows that holds a reasoning to learn before the answer: a key of
+    /// `meta`, or of the row itself. The arm then reasons when it is asked too, as with
+    /// `chain_of_thought`, and only its final answer is scored. Without it, rows are learnt as they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning: Option<String>,
 }
 
 impl Default for Raft {
     fn default() -> Self {
-        Self { rag: None, distractors: 3, without_golden: 0.2 }
+        Self { rag: None, distractors: 3, without_golden: 0.2, reasoning: None }
     }
 }

@@ -121,6 +121,11 @@ fn plan(experiment: &Experiment, arm: &Arm) -> ArmPlan {
             _ => Rag::default(),
         });
     }
+    // What was trained to reason is asked to.
+    let raft = plan.finetune.as_ref().and_then(|finetune| finetune.raft.as_ref());
+    if raft.is_some_and(|raft| raft.reasoning.is_some()) && plan.prompt.final_answer.is_none() {
+        plan.prompt.chain_of_thought = true;
+    }
     plan
 }
 

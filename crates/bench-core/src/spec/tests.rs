@@ -309,6 +309,52 @@ fn a_judge_that_cannot_judge_is_refused_before_anything_is_spent() {
 }
 
 #[test]
+fn what_a_judge_is_shown_and_grades_by_is_checked() {
+    check_judge(
+        "model: other, shows: [question]",
+        "3: the judge is not shown what it judges [add `answer` to `shows`]",
+    );
+    let by = |criteria: &str, expect: &str| {
+        check_judge(&format!("model: other, criteria: {{ {criteria} }}"), expect);
+    };
+    by(
+        "a/b: { rubric: 1 to 5 }",
+        "3: a criterion is called `a/b` [letters, digits, `_` and `-`, for example `faithfulness`]",
+    );
+    by("a: { rubric: '' }", "3: the rubric is empty [say what each grade means]");
+    by(
+        "a: { rubric: r, grades: [2] }",
+        "3: the grades are no scale [at least two, worst to best, for example [1, 2, 3, 4, 5]]",
+    );
+    by(
+        "a: { rubric: r, shows: [question] }",
+        "3: the judge is not shown what it judges [add `answer` to `shows`]",
+    );
+    let all = "shows: [question, passages, answer]";
+    let mut closed = GOOD.replace("rubric: 'good is 5'", &format!("rubric: 'good is 5', {all}"));
+    assert_eq!(read(&closed).unwrap().judge.unwrap().shows.len(), 3);
+    assert_eq!(
+        problems(&closed.replace("[exact_match,", "[judge, exact_match,")),
+        [
+            "5: set `facts` is decided by how answers stand to their passages, and arm `zero` has none [put another scorer first, or this rubric under `judge.criteria`]"
+        ]
+    );
+    assert_eq!(
+        problems(&closed.replace("model: other,", "model: other, mode: pairwise,")),
+        [
+            "3: a pairwise judge is shown no passages: those of two arms differ [take `mode: rubric`, or leave `passages` out]"
+        ]
+    );
+    closed = closed
+        .replace("  - { name: both, model: small, strategy: { compose: [lora, rag] } }\n", "");
+    let rag = "  - { name: rag, model: small, strategy: { rag: { top_k: 2 } } }\n";
+    assert_eq!(
+        problems(&closed.replace(rag, "")),
+        ["3: the judge is shown passages, and no arm has any [add an arm that retrieves]"]
+    );
+}
+
+#[test]
 fn a_pairwise_judge_needs_two_arms() {
     let arms = GOOD.find("  - { name: few").unwrap()..GOOD.find("compare:").unwrap();
     let mut text = GOOD.to_owned();
@@ -572,10 +618,21 @@ fn an_arm_trained_with_passages_is_served_with_them() {
     assert_eq!(plans[3].rag, plans[2].rag);
     assert_eq!(plans[4].rag, plans[2].rag);
     assert_eq!(raft("distractors: 2").unwrap()[3].rag, Some(Rag::default()));
+    // Who learns to reason is asked to, in a composition too.
+    let asks = |settings: &str| {
+        raft(settings).unwrap()[3..].iter().all(|plan| plan.prompt.chain_of_thought)
+    };
+    assert!(asks("reasoning: why") && !asks("distractors: 2"));
     let finetune = |raft: &str| GOOD.replace(lora, &format!("finetune: {{ raft: {{ {raft} }} }}"));
     assert_eq!(
         problems(&finetune("rag: few")),
         ["10: there is no retrieving arm `few` [one of: rag]"]
+    );
+    assert_eq!(
+        problems(&finetune("reasoning: ''")),
+        [
+            "10: `reasoning` names no field [name the field of the training rows that holds it, or leave it out]"
+        ]
     );
     assert_eq!(
         problems(&finetune("without_golden: 2")),

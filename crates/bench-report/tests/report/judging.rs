@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use bench_core::judging::{JudgedItem, JudgedItems, Measured};
+use bench_core::judging::{JudgedItem, JudgedItems, Measured, NO_PASSAGES};
 use bench_core::manifest::{JudgingEntry, Machine, Manifest, ModelEntry, StopEntry};
 use bench_core::record::{PairVerdict, Preference, Record, Verdict};
 use bench_core::spec::{Judge, Scorer, StopWhen};
@@ -212,6 +212,38 @@ fn a_jury_prints_how_far_its_members_agree() {
     assert!(card.contains("facts,one,seconds_per_1000,,500.000000,,"), "{card}");
     assert!(text(&report, "tables/summary.csv").contains(",judge/two,"));
     assert!(text(&report, "report.md").contains("Krippendorff's alpha among its members"));
+}
+
+#[test]
+fn a_criterion_is_a_score_of_its_own_and_decides_nothing() {
+    let criteria = json!({
+        "faithfulness": { "rubric": "r", "shows": ["question", "passages", "answer"] }
+    });
+    let (manifest, mut records) = judged(40, with(grader(), "criteria", criteria));
+    let decided = |records: &[Record]| {
+        let report = built(&manifest, records);
+        (format!("{:?}", report.decisions[0].decision), text(&report, "tables/summary.csv"))
+    };
+    let (before, _) = decided(&records);
+    let bare = records[0].trial.arm.clone();
+    for record in &mut records {
+        let without = record.trial.arm == bare;
+        let verdict = if without { Verdict::unscored(NO_PASSAGES) } else { Verdict::scored(0.5) };
+        record.verdicts.insert("judge:faithfulness".into(), verdict);
+    }
+    let (after, summary) = decided(&records);
+    assert_eq!(before, after);
+    let rows: Vec<&str> =
+        summary.lines().filter(|line| line.contains(",judge:faithfulness,")).collect();
+    assert!(rows.iter().any(|row| row.contains("0.500000")), "{summary}");
+    // An answer without passages is no failure, and nothing would be gained by asking again.
+    assert_eq!(bench_report::failures(&records), [""; 0]);
+    let broken = Verdict::unscored("no grade");
+    records[0].verdicts.insert("judge:faithfulness".into(), broken);
+    let failures = bench_report::failures(&records);
+    let answers = records.iter().filter(|record| record.trial.arm != bare).count();
+    let all = records.len() + answers + 1;
+    assert!(failures[0].starts_with(&format!("1 of {all} judgements failed")), "{failures:?}");
 }
 
 fn pairwise(n: usize, wins: &dyn Fn(usize) -> Preference) -> (Manifest, Vec<Record>) {

@@ -6,6 +6,7 @@ use std::path::Path;
 use bench_core::dataset::{self, Document, Sample};
 use bench_core::digest;
 use bench_core::spec::{Calibration, JudgeMode, parse_calibration};
+use bench_core::template::ContextPassage;
 use serde_json::Value;
 
 use super::{JsonLinesOnly, LoadError, Reader, SHOWN_ROW_ERRORS, draw};
@@ -29,6 +30,9 @@ pub struct LoadedCalibration {
 pub struct LabelledRow {
     /// Question and right answers as the judge sees them; an empty reference is not shown.
     pub sample: Sample,
+    /// The passages that the answer was made from, for a judge that is shown them by themselves; else
+    /// they stand before the question, in its text.
+    pub passages: Vec<ContextPassage>,
     /// The answer to grade, or the first of two.
     pub answer: String,
     /// The second of two.
@@ -128,9 +132,21 @@ fn row(
             .ok_or_else(|| format!("`meta.{field}` is neither a text nor a list of texts"))?,
     };
     let mut references = references.into_iter();
+    let mut passages = passages(sample, corpus)?;
+    let input = if calibration.judge.needs_passages() {
+        if passages.is_empty() {
+            return Err("it names no document (`context_ids`) for the judge to be shown".into());
+        }
+        sample.input.clone()
+    } else {
+        let text = |one: ContextPassage| format!("{}\n{}", one.title, one.text).trim().to_owned();
+        let mut parts: Vec<String> = std::mem::take(&mut passages).into_iter().map(text).collect();
+        parts.push(sample.input.clone());
+        parts.join("\n\n")
+    };
     let seen = Sample {
         id: sample.id.clone(),
-        input: question(sample, corpus)?,
+        input,
         reference: references.next().unwrap_or_default(),
         aliases: references.collect(),
         ..Sample::default()
@@ -165,21 +181,21 @@ fn row(
             (answer.ok_or_else(|| format!("`meta.{field}` is not a text"))?.to_owned(), None)
         }
     };
-    Ok(LabelledRow { sample: seen, answer, rival, label, people })
+    Ok(LabelledRow { sample: seen, passages, answer, rival, label, people })
 }
 
-/// The question, after the documents that it is to be answered from.
-fn question(sample: &Sample, corpus: &[Document]) -> Result<String, String> {
-    let mut parts = Vec::new();
-    if !corpus.is_empty() {
-        for id in &sample.context_ids {
-            let document = corpus.iter().find(|document| document.id == *id);
-            let document = document.ok_or_else(|| format!("the corpus has no document `{id}`"))?;
-            parts.push(format!("{}\n{}", document.title, document.text).trim().to_owned());
-        }
+/// The documents that the sample's question is to be answered from.
+fn passages(sample: &Sample, corpus: &[Document]) -> Result<Vec<ContextPassage>, String> {
+    if corpus.is_empty() {
+        return Ok(Vec::new());
     }
-    parts.push(sample.input.clone());
-    Ok(parts.join("\n\n"))
+    let passage = |id: &String| {
+        let document = corpus.iter().find(|document| document.id == *id);
+        let document = document.ok_or_else(|| format!("the corpus has no document `{id}`"))?;
+        let (title, text) = (document.title.clone(), document.text.clone());
+        Ok(ContextPassage { id: id.clone(), title, text })
+    };
+    sample.context_ids.iter().map(passage).collect()
 }
 
 /// A meta field; dots lead into it.
@@ -287,6 +303,23 @@ labelled: { path: l.jsonl, corpus: c.jsonl, people: votes }
         assert_eq!((row.answer.as_str(), row.rival.as_deref(), row.label), ("x", Some("y"), 0.5));
         assert_eq!(row.people, [1.0, 0.0, 1.0, 0.0, 0.5].map(Some));
         assert_eq!(row.sample.input, "T\ntext\n\nq");
+    }
+
+    #[test]
+    fn a_judge_of_passages_is_measured_with_them_as_it_judges_in_a_run() {
+        let yaml = RUBRIC
+            .replace("grades: [0, 1]", "grades: [0, 1], shows: [question, passages, answer]")
+            .replace("references: answers, people: votes.ann", "corpus: c.jsonl");
+        let row = |ids: &str| {
+            format!(
+                r#"{{"id":"a","input":"q","reference":"yes","context_ids":[{ids}],"meta":{{"response":"z"}}}}"#
+            )
+        };
+        let loaded = read(&yaml, &row("\"d\"")).unwrap();
+        assert_eq!(loaded.rows[0].sample.input, "q");
+        let shown = &loaded.rows[0].passages;
+        assert_eq!((shown[0].title.as_str(), shown[0].text.as_str()), ("T", "text"));
+        check(&yaml, &row(""), "sample `a`: it names no document");
     }
 
     #[test]

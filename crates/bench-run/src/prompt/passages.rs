@@ -509,7 +509,7 @@ mod tests {
     #[test]
     fn a_training_row_gets_gold_and_distractors_in_the_retriever_s_order() {
         let arm = passages(top(3));
-        let raft = Raft { distractors: 2, without_golden: 0.0, rag: None };
+        let raft = Raft { distractors: 2, without_golden: 0.0, ..Raft::default() };
         let gold = ["town".to_owned()];
         let shown = |raft: &Raft, gold: &[String]| -> Vec<String> {
             let found = arm.raft(0, "Where was Ada born, in Brindal?", gold, raft).unwrap();

@@ -7,9 +7,11 @@ use std::time::Instant;
 use bench_core::backend::{BackendError, BackendErrorKind, Generator, Stage};
 use bench_core::dataset::Sample;
 use bench_core::digest;
+use bench_core::judging::NO_PASSAGES;
 use bench_core::manifest::JudgingEntry;
 use bench_core::record::{Outcome, PairVerdict, Preference, Verdict};
 use bench_core::spec::{Judge, JudgeMode, Scorer};
+use bench_core::template::ContextPassage;
 use futures::stream::{self, StreamExt as _};
 
 use super::{Ready, RunError, Runner};
@@ -21,11 +23,31 @@ use crate::score::{Effort, PairJudge, RubricJudge, jury};
 /// One judgement to be made.
 struct Question<'a> {
     key: String,
+    /// By which of the judge's rubrics.
+    by: usize,
     sample: &'a Sample,
+    /// What stood in the arm's prompt.
+    passages: Arc<[ContextPassage]>,
     answer: String,
     /// The answer to compare with.
     rival: Option<String>,
     seed: u64,
+}
+
+/// A rubric that a judge goes by: its own, or one of its criteria.
+struct Grading<'a> {
+    /// The name that its verdicts are recorded under.
+    column: String,
+    /// With the grades and the view that belong to the rubric.
+    judge: Judge,
+    rubric: &'a str,
+}
+
+impl Grading<'_> {
+    /// True where there is nothing to grade by.
+    fn is_void(&self, trial: &Ready<'_>) -> bool {
+        self.judge.needs_passages() && trial.laid.shown.is_empty()
+    }
 }
 
 /// What a judge said.
@@ -54,7 +76,7 @@ impl<'a> Runner<'a> {
             }
             // Judge prompts share the rubric and, sample by sample, the question: neighbours reuse
             // the prefix that is already computed.
-            pending.sort_by(|a, b| a.sample.id.cmp(&b.sample.id));
+            pending.sort_by_key(|one| (one.by, one.sample.id.as_str()));
             let started = Instant::now();
             let generator = self.backends.load(&self.prepared.models[name], None)?;
             self.ask(judge, name, &pending, &generator)?;
@@ -76,6 +98,19 @@ impl<'a> Runner<'a> {
         Ok(judge.names().into_iter().map(left).sum())
     }
 
+    /// The judge's rubrics: its own, then those of its criteria.
+    fn gradings(&self, judge: &Judge) -> Vec<Grading<'a>> {
+        let loaded: &'a Loaded = self.loaded;
+        let rubric = loaded.rubric.as_deref().unwrap_or_default();
+        let own = Grading { column: "judge".into(), judge: judge.clone(), rubric };
+        let criteria = judge.criteria.iter().map(|(name, criterion)| Grading {
+            column: Judge::column(name),
+            judge: judge.by(criterion),
+            rubric: loaded.criteria.get(name).map_or("", String::as_str),
+        });
+        std::iter::once(own).chain(criteria).collect()
+    }
+
     fn questions(&self, judge: &Judge, name: &str, trials: &[Ready<'a>]) -> Vec<Question<'a>> {
         let mut questions = Vec::new();
         let mut seen = BTreeSet::new();
@@ -88,16 +123,25 @@ impl<'a> Runner<'a> {
         };
         match judge.mode {
             JudgeMode::Rubric => {
-                let judged = self.judged(judge);
+                let (judged, gradings) = (self.judged(judge), self.gradings(judge));
                 for trial in trials {
                     let Some(answer) = self.judged_answer(&judged, trial) else { continue };
-                    let answer = answer.as_str();
-                    for repeat in 0..judge.repeats.get() {
-                        let key = self.grade_key(judge, name, trial, answer, repeat);
-                        let known = self.desk.store.verdict(&key).map(|v| v.value().is_some());
-                        let (sample, answer) = (trial.sample, answer.to_owned());
-                        let seed = u64::from(repeat);
-                        ask(known, Question { key, sample, answer, rival: None, seed });
+                    let asked = gradings.iter().enumerate().filter(|(_, one)| !one.is_void(trial));
+                    for (by, grading) in asked {
+                        for repeat in 0..judge.repeats.get() {
+                            let key = self.grade_key(grading, name, trial, &answer, repeat);
+                            let known = self.desk.store.verdict(&key).map(|v| v.value().is_some());
+                            let question = Question {
+                                key,
+                                by,
+                                sample: trial.sample,
+                                passages: Arc::clone(&trial.laid.shown),
+                                answer: answer.clone(),
+                                rival: None,
+                                seed: u64::from(repeat),
+                            };
+                            ask(known, question);
+                        }
                     }
                 }
             }
@@ -108,8 +152,16 @@ impl<'a> Runner<'a> {
                         continue;
                     };
                     let known = self.desk.store.preference(&key).map(|p| p.value().is_some());
-                    let sample = trials[pair.first].sample;
-                    ask(known, Question { key, sample, answer, rival: Some(rival), seed: 0 });
+                    let question = Question {
+                        key,
+                        by: 0,
+                        sample: trials[pair.first].sample,
+                        passages: Arc::default(),
+                        answer,
+                        rival: Some(rival),
+                        seed: 0,
+                    };
+                    ask(known, question);
                 }
             }
         }
@@ -124,15 +176,21 @@ impl<'a> Runner<'a> {
         generator: &Arc<dyn Generator>,
     ) -> Result<(), RunError> {
         let rubric = self.loaded.rubric.clone().unwrap_or_default();
-        let pairs = PairJudge::new(rubric.clone(), judge.temperature, Arc::clone(generator));
-        let grades = RubricJudge::new(judge, rubric, Arc::clone(generator));
+        let pairs = PairJudge::new(judge, rubric, Arc::clone(generator));
+        let grades: Vec<RubricJudge> = self
+            .gradings(judge)
+            .iter()
+            .map(|one| RubricJudge::new(&one.judge, one.rubric.to_owned(), Arc::clone(generator)))
+            .collect();
         let task = self.progress.begin(Stage::Judge, name, pending.len() as u64);
         let concurrency = self.desk.concurrency;
         let (store, runtime, stop) = (&mut self.desk.store, &self.desk.runtime, self.stop);
         runtime.block_on(async {
             let (pairs, grades) = (&pairs, &grades);
             let mut replies = stream::iter(pending.iter().take_while(|_| !stop.is_requested()))
-                .map(|question| async move { (question, said(question, pairs, grades).await) })
+                .map(|question| async move {
+                    (question, said(question, pairs, &grades[question.by]).await)
+                })
                 .buffer_unordered(concurrency);
             let mut done = 0;
             while let Some((question, result)) = replies.next().await {
@@ -199,27 +257,34 @@ impl<'a> Runner<'a> {
 
     fn grade_key(
         &self,
-        judge: &Judge,
+        grading: &Grading<'_>,
         name: &str,
         trial: &Ready<'_>,
         answer: &str,
         repeat: u32,
     ) -> String {
+        let judge = &grading.judge;
         let accepted: Vec<&str> = trial.sample.accepted().collect();
         let key = (
             RubricJudge::VERSION,
             &self.prepared.models[name].entry.digest,
-            &self.loaded.rubric,
+            grading.rubric,
             &judge.grades,
             &trial.sample.input,
             &accepted,
             answer,
         );
-        if judge.temperature > 0.0 {
+        let key = if judge.temperature > 0.0 {
             digest::of_json(&(key, judge.temperature, repeat))
         } else {
             digest::of_json(&key)
+        };
+        if judge.shows_the_usual() {
+            return key;
         }
+        let shown = trial.laid.shown.iter().map(|one| (&one.title, &one.text));
+        let shown: Vec<_> = shown.filter(|_| judge.needs_passages()).collect();
+        digest::of_json(&(key, &judge.shows, shown))
     }
 
     /// The comparisons of each sample: all pairs of arms that answered it, or some of them, drawn
@@ -280,6 +345,8 @@ impl<'a> Runner<'a> {
             &second,
             judge.temperature,
         ));
+        let usual = judge.shows_the_usual();
+        let key = if usual { key } else { digest::of_json(&(key, &judge.shows)) };
         Some((key, first, second))
     }
 
@@ -289,10 +356,11 @@ impl<'a> Runner<'a> {
         let Some(judge) = &self.loaded.experiment.judge else { return opinions };
         match judge.mode {
             JudgeMode::Rubric => {
-                let judged = self.judged(judge);
+                let (judged, gradings) = (self.judged(judge), self.gradings(judge));
                 for (trial, opinion) in trials.iter().zip(&mut opinions) {
                     if let Some(answer) = self.judged_answer(&judged, trial) {
-                        opinion.verdicts = self.grades(judge, trial, &answer).unwrap_or_default();
+                        let grades = |one| self.grades(one, trial, &answer);
+                        opinion.verdicts = gradings.iter().filter_map(grades).flatten().collect();
                     }
                 }
             }
@@ -306,13 +374,17 @@ impl<'a> Runner<'a> {
         opinions
     }
 
-    /// `None` until every judge has been asked as often as it is to be.
+    /// The verdicts by one rubric; `None` until every judge has been asked as often as it is to be.
     fn grades(
         &self,
-        judge: &Judge,
+        grading: &Grading<'_>,
         trial: &Ready<'_>,
         answer: &str,
     ) -> Option<BTreeMap<String, Verdict>> {
+        let Grading { column, judge, .. } = grading;
+        if grading.is_void(trial) {
+            return Some([(column.clone(), Verdict::unscored(NO_PASSAGES))].into());
+        }
         let mut verdicts = BTreeMap::new();
         let names = judge.names();
         let mut all: Vec<(&str, Vec<Verdict>)> = Vec::new();
@@ -320,24 +392,25 @@ impl<'a> Runner<'a> {
             let repeats = (0..judge.repeats.get()).map(|repeat| {
                 self.desk
                     .store
-                    .verdict(&self.grade_key(judge, name, trial, answer, repeat))
+                    .verdict(&self.grade_key(grading, name, trial, answer, repeat))
                     .cloned()
             });
             all.push((name, repeats.collect::<Option<_>>()?));
         }
         let jurors: Vec<(&str, Verdict)> =
             all.iter().map(|(name, repeats)| (*name, jury::repeated(repeats))).collect();
-        verdicts.insert("judge".into(), jury::combined(judge, &jurors));
+        verdicts.insert(column.clone(), jury::combined(judge, &jurors));
         if judge.repeats.get() > 1 {
             for repeat in 0..judge.repeats.get() as usize {
                 let said: Vec<(&str, Verdict)> =
                     all.iter().map(|(name, repeats)| (*name, repeats[repeat].clone())).collect();
-                verdicts.insert(format!("judge#{}", repeat + 1), jury::combined(judge, &said));
+                let repeat = format!("{column}#{}", repeat + 1);
+                verdicts.insert(repeat, jury::combined(judge, &said));
             }
         }
         if jurors.len() > 1 {
             for (name, verdict) in jurors {
-                verdicts.insert(format!("judge/{name}"), verdict);
+                verdicts.insert(format!("{column}/{name}"), verdict);
             }
         }
         Some(verdicts)
@@ -482,12 +555,12 @@ async fn said(
     pairs: &PairJudge,
     grades: &RubricJudge,
 ) -> Result<(Said, Effort), BackendError> {
-    let Question { sample, answer, rival, seed, .. } = question;
+    let Question { sample, passages, answer, rival, seed, .. } = question;
     Ok(if let Some(rival) = rival {
         let (preference, effort) = pairs.compare(sample, answer, rival, *seed).await?;
         (Said::Preference(preference), effort)
     } else {
-        let (verdict, effort) = grades.judge(sample, answer, *seed).await?;
+        let (verdict, effort) = grades.judge(sample, passages, answer, *seed).await?;
         (Said::Grade(verdict), effort)
     })
 }

@@ -14,8 +14,10 @@ use bench_core::backend::{
 use bench_core::chat::Message;
 use bench_core::dataset::Sample;
 use bench_core::digest;
+use bench_core::judging::NO_PASSAGES;
 use bench_core::record::Verdict;
-use bench_core::spec::Judge;
+use bench_core::spec::{Judge, Shown};
+use bench_core::template::ContextPassage;
 use serde_json::{Value, json};
 
 use super::{Scorer, excerpt};
@@ -35,6 +37,7 @@ const MAX_ALTERNATIVES: usize = 20;
 pub struct RubricJudge {
     grades: Vec<u32>,
     rubric: String,
+    shows: Vec<Shown>,
     temperature: f64,
     generator: Arc<dyn Generator>,
 }
@@ -66,10 +69,10 @@ impl RubricJudge {
     /// The most tokens that a judgement is written in.
     pub const REPLY_TOKENS: u32 = MAX_TOKENS;
 
-    /// A judge with this rubric and `judge.grades`. Ask [`RubricJudge::problem`] first.
+    /// A judge with this rubric and `judge`'s grades and view. Ask [`RubricJudge::problem`] first.
     pub fn new(judge: &Judge, rubric: String, generator: Arc<dyn Generator>) -> Self {
-        let (grades, temperature) = (judge.grades.clone(), judge.temperature);
-        Self { grades, rubric, temperature, generator }
+        let (grades, shows) = (judge.grades.clone(), judge.shows.clone());
+        Self { grades, rubric, shows, temperature: judge.temperature, generator }
     }
 
     /// What is wrong with a rubric: it must say at least what the worst and the best grade mean.
@@ -82,18 +85,24 @@ impl RubricJudge {
         Some(format!("the rubric does not say what grade {missing} means; describe each grade"))
     }
 
-    /// The verdict under a sampling seed, which a greedy judge does not look at.
+    /// The verdict on an answer to a prompt with these passages, under a sampling seed, which a greedy
+    /// judge does not look at. A judge that is shown passages has nothing to grade by where there are
+    /// none: that is unscored, and the model is not asked.
     ///
     /// # Errors
     /// Only failures after which no later verdict is possible.
     pub async fn judge(
         &self,
         sample: &Sample,
+        passages: &[ContextPassage],
         answer: &str,
         seed: u64,
     ) -> Result<(Verdict, Effort), BackendError> {
         let mut effort = Effort::default();
-        let request = Request { seed, ..self.request(sample, answer) };
+        if passages.is_empty() && self.shows.contains(&Shown::Passages) {
+            return Ok((Verdict::unscored(NO_PASSAGES), effort));
+        }
+        let request = Request { seed, ..self.request(sample, passages, answer) };
         match self.generator.generate(&request).await {
             Ok(completion) => {
                 effort.add(&completion);
@@ -104,14 +113,14 @@ impl RubricJudge {
         }
     }
 
-    fn request(&self, sample: &Sample, answer: &str) -> Request {
+    fn request(&self, sample: &Sample, passages: &[ContextPassage], answer: &str) -> Request {
         let grades: Vec<String> = self.grades.iter().map(u32::to_string).collect();
         let grades = grades.join(", ");
         let answer = Fenced::new("answer", &[&sample.input, &sample.reference], answer);
         let user = format!(
             "{}{answer}\nGrade {} by the rubric. Reply with JSON only, the reason first: \
              {{\"reason\": \"<one short sentence>\", \"grade\": <one of {grades}>}}",
-            question(sample),
+            background(&self.shows, sample, passages),
             answer.place(),
         );
         let system = system("You grade an answer to a question by a rubric.", &self.rubric);
@@ -188,7 +197,7 @@ impl Scorer for RubricJudge {
     }
 
     async fn score(&self, sample: &Sample, answer: &str) -> Result<Verdict, BackendError> {
-        Ok(self.judge(sample, answer, 0).await?.0)
+        Ok(self.judge(sample, &[], answer, 0).await?.0)
     }
 }
 
@@ -229,15 +238,27 @@ pub(super) fn system(task: &str, rubric: &str) -> String {
     )
 }
 
-/// Question and right answers, where there are any: the same for all answers to a sample.
-pub(super) fn question(sample: &Sample) -> String {
-    let reference = sample.accepted().collect::<Vec<_>>().join("\nor: ");
-    let question = Fenced::new("question", &[], &sample.input);
-    if reference.is_empty() {
-        return question.to_string();
+/// What the judge is shown beside answers, each text between marks of its own: the passages as they
+/// stood in the prompt, the question, the right answers where there are any. Without passages it is
+/// the same for all answers to a sample.
+pub(super) fn background(shows: &[Shown], sample: &Sample, passages: &[ContextPassage]) -> String {
+    let mut text = String::new();
+    if shows.contains(&Shown::Passages) {
+        for (place, passage) in passages.iter().enumerate() {
+            let name = format!("passage {}", place + 1);
+            let passage = format!("{}\n{}", passage.title, passage.text);
+            let fenced = Fenced::new(&name, &[&sample.input], passage.trim());
+            text.push_str(&fenced.to_string());
+        }
     }
-    let reference = Fenced::new("reference", &[&sample.input], &reference);
-    format!("{question}{reference}")
+    if shows.contains(&Shown::Question) {
+        text.push_str(&Fenced::new("question", &[], &sample.input).to_string());
+    }
+    let reference = sample.accepted().collect::<Vec<_>>().join("\nor: ");
+    if shows.contains(&Shown::Reference) && !reference.is_empty() {
+        text.push_str(&Fenced::new("reference", &[&sample.input], &reference).to_string());
+    }
+    text
 }
 
 /// A request for a JSON reply, greedy unless the caller says otherwise.

@@ -8,15 +8,17 @@ use std::sync::Arc;
 use bench_core::backend::{BackendError, BackendErrorKind, Generator, Request};
 use bench_core::dataset::Sample;
 use bench_core::record::Preference;
+use bench_core::spec::{Judge, Shown};
 use serde_json::json;
 
 use super::judge::{
-    Effort, Fenced, question, read_reply, reply_schema, request, system, unreadable,
+    Effort, Fenced, background, read_reply, reply_schema, request, system, unreadable,
 };
 
 /// Compares two answers by a rubric.
 pub struct PairJudge {
     rubric: String,
+    shows: Vec<Shown>,
     generator: Arc<dyn Generator>,
     temperature: f64,
 }
@@ -34,9 +36,10 @@ impl PairJudge {
     /// asked for again.
     pub const VERSION: u32 = 1;
 
-    /// A judge with a rubric of what makes an answer better.
-    pub fn new(rubric: String, temperature: f64, generator: Arc<dyn Generator>) -> Self {
-        Self { rubric, generator, temperature }
+    /// A judge with a rubric of what makes an answer better, and `judge`'s view.
+    pub fn new(judge: &Judge, rubric: String, generator: Arc<dyn Generator>) -> Self {
+        let (shows, temperature) = (judge.shows.clone(), judge.temperature);
+        Self { rubric, shows, generator, temperature }
     }
 
     /// Asks in both orders. Equal answers are a tie that is not asked for.
@@ -81,7 +84,7 @@ impl PairJudge {
             "{}{a}{b}\nWhich is better by the rubric: A, {}, or B, {}? Reply with JSON only, the \
              reason first: {{\"reason\": \"<one short sentence>\", \"better\": <\"A\", \"B\" or \
              \"tie\">}}",
-            question(sample),
+            background(&self.shows, sample, &[]),
             a.place(),
             b.place(),
         );

@@ -218,6 +218,11 @@ impl Sense<'_> {
             let message = "`without_golden` is a share of the rows";
             self.add(&path, message, "out of range", "give 0 to 1, for example 0.2");
         }
+        if raft.reasoning.as_ref().is_some_and(|field| field.trim().is_empty()) {
+            let message = "`reasoning` names no field";
+            let help = "name the field of the training rows that holds it, or leave it out";
+            self.add(&path, message, "empty", help);
+        }
         if let Some(name) = &raft.rag {
             let retrieving: Vec<&str> = self
                 .experiment
@@ -298,7 +303,7 @@ impl Sense<'_> {
             && self.reasons(arm)
         {
             let message = format!("arm `{}` is to reason, but may only say a choice", arm.name);
-            let help = "give it `constraint: free`, or drop `chain_of_thought`";
+            let help = "give it `constraint: free`, or drop `chain_of_thought` (`raft.reasoning`)";
             self.once(path, &message, "leaves no room for reasons", help);
         }
     }
@@ -317,13 +322,19 @@ impl Sense<'_> {
     }
 
     fn reasons(&self, arm: &Arm) -> bool {
-        match &arm.strategy {
+        let reasons = |strategy: &Strategy| match strategy {
             Strategy::Prompt(prompt) => prompt.chain_of_thought,
-            Strategy::Compose(parts) => self.experiment.arms.iter().any(|other| {
-                parts.contains(&other.name)
-                    && matches!(&other.strategy, Strategy::Prompt(p) if p.chain_of_thought)
-            }),
-            Strategy::Rag(_) | Strategy::Finetune(_) | Strategy::Features(_) => false,
+            Strategy::Finetune(finetune) => {
+                finetune.raft.as_ref().is_some_and(|raft| raft.reasoning.is_some())
+            }
+            Strategy::Rag(_) | Strategy::Features(_) | Strategy::Compose(_) => false,
+        };
+        match &arm.strategy {
+            Strategy::Compose(parts) => {
+                let mut others = self.experiment.arms.iter();
+                others.any(|other| parts.contains(&other.name) && reasons(&other.strategy))
+            }
+            one => reasons(one),
         }
     }
 

@@ -154,6 +154,104 @@ fn an_arm_trained_with_passages_is_asked_as_it_was_trained() {
     assert_eq!(raft.answer().unwrap().text, "learnt");
 }
 
+/// With a judge of faithfulness and of relevance beside its own rubric: it grades by what it is shown.
+fn judged(more: &str) -> Folder {
+    let folder = folder();
+    let judge = format!(
+        "  j:
+    scripted:
+      otherwise: '{{\"reason\": \"no\", \"grade\": 0}}'
+      rules:
+        - {{ when: 'Ada was born in Ashlode.', say: '{{\"reason\": \"it stands there\", \"grade\": 4}}' }}
+        - {{ when: its mayor is Ada, say: '{{\"reason\": \"it stands there\", \"grade\": 4}}' }}
+        - {{ when: reference, say: '{{\"reason\": \"so\", \"grade\": 1}}' }}
+  k: {{ scripted: {{ otherwise: '{{\"reason\": \"never\", \"grade\": 0}}' }} }}
+judge:
+  {more}
+  rubric: 0 is wrong, 1 is right
+  grades: [0, 1]
+  criteria:
+    faithfulness: {{ rubric: '0 is none, 4 is all', grades: [0, 2, 4], shows: [question, passages, answer] }}
+    answer_relevance: {{ rubric: '0 is beside it, 1 is to it', shows: [question, answer] }}
+eval_sets:"
+    );
+    edit(&folder, "eval_sets:", &judge);
+    folder
+}
+
+#[test]
+fn a_judge_grades_every_criterion_by_what_it_is_shown() {
+    let folder = judged("model: j");
+    let finished = folder.run(&Options::default()).unwrap();
+    let value = |arm: &str, name: &str| find(&finished, arm, "a").verdicts[name].value();
+    // The passages reach the judge as the arm had them: `rag` found another one.
+    assert_eq!(value("two_hops", "judge:faithfulness"), Some(1.0));
+    assert_eq!(value("whole", "judge:faithfulness"), Some(1.0));
+    assert_eq!(value("rag", "judge:faithfulness"), Some(0.0));
+    // The reference reaches the judge's own rubric and no criterion that does not name it.
+    for arm in ["rag", "two_hops", "closed"] {
+        assert_eq!(value(arm, "judge"), Some(1.0), "{arm}");
+        assert_eq!(value(arm, "judge:answer_relevance"), Some(0.0), "{arm}");
+    }
+    let closed = &find(&finished, "closed", "a").verdicts["judge:faithfulness"];
+    assert_eq!(*closed, Verdict::unscored("the prompt held no passages"));
+    let again = folder.run(&Options { score_only: true, ..Options::default() }).unwrap();
+    assert_eq!((again.answered_now, again.unjudged), (0, 0));
+    assert_eq!(
+        (again.records, &again.manifest.judging),
+        (finished.records, &finished.manifest.judging)
+    );
+}
+
+#[test]
+fn other_passages_are_another_judgement() {
+    let folder = judged("model: j");
+    let before = folder.run(&Options::default()).unwrap();
+    // The same question and the same answer (`none`), to other words in the prompt.
+    let text = fs_err::read_to_string(folder.0.path().join("c.jsonl")).unwrap();
+    let other = "The mayor of Brindal: its mayor is Ada.";
+    folder.write("c.jsonl", &text.replace("The mayor of Brindal is Ada.", other));
+    let after = folder.run(&Options::default()).unwrap();
+    let answer = |finished: &Finished| find(finished, "rag", "a").answer().unwrap().text.clone();
+    assert_eq!(answer(&before), answer(&after));
+    let of =
+        |finished: &Finished| find(finished, "rag", "a").verdicts["judge:faithfulness"].value();
+    assert_eq!((of(&before), of(&after)), (Some(0.0), Some(1.0)));
+    assert!(after.manifest.judging[0].judgements > before.manifest.judging[0].judgements);
+}
+
+#[test]
+fn a_jury_grades_criteria_too_under_names_that_no_juror_has() {
+    let finished = judged("judges: [j, k]").run(&Options::default()).unwrap();
+    let verdicts = &find(&finished, "two_hops", "a").verdicts;
+    let names: Vec<&str> =
+        verdicts.keys().map(String::as_str).filter(|name| name.starts_with("judge")).collect();
+    assert_eq!(
+        names,
+        [
+            "judge",
+            "judge/j",
+            "judge/k",
+            "judge:answer_relevance",
+            "judge:answer_relevance/j",
+            "judge:answer_relevance/k",
+            "judge:faithfulness",
+            "judge:faithfulness/j",
+            "judge:faithfulness/k",
+        ]
+    );
+    assert_eq!(verdicts["judge:faithfulness"].value(), Some(0.5));
+    let closed = &find(&finished, "closed", "a").verdicts;
+    assert!(!closed.contains_key("judge:faithfulness/j"));
+}
+
+#[test]
+fn a_rubric_of_a_criterion_says_what_its_grades_mean() {
+    let folder = judged("model: j");
+    edit(&folder, "'0 is none, 4 is all'", "be fair");
+    assert!(messages(&folder)[0].contains("does not say what grade 0 means"));
+}
+
 #[test]
 fn everything_that_was_said_is_kept() {
     let folder = folder();
@@ -182,6 +280,52 @@ fn a_rewriting_that_fails_leaves_the_question_and_says_so() {
     assert!(matches!(hyde.outcome, Outcome::Answered(_)));
     assert!(hyde.calls[0].failed && hyde.calls[0].text.contains("told to refuse"));
     assert_eq!(documents(hyde), ["mayor"]);
+}
+
+/// With a `raft` arm that learns the reasoning in `why`.
+fn reasoning(train: &str) -> Folder {
+    let folder = folder();
+    edit(&folder, "without_golden: 0 }", "without_golden: 0, reasoning: why }");
+    // The scripted trainer remembers rows: an eval question with the same passages meets its row.
+    folder.write(
+        "e.jsonl",
+        "{\"id\":\"a\",\"input\":\"Where was Ada born, say?\",\"reference\":\"Ashlode\",\"context_ids\":[\"ada\"]}\n",
+    );
+    folder.write("t.jsonl", train);
+    edit(&folder, "top_k: 1 } } }\n  - { name: two_hops", "top_k: 2 } } }\n  - { name: two_hops");
+    folder
+}
+
+#[test]
+fn an_arm_that_learns_to_reason_is_asked_to_and_scored_by_its_answer() {
+    let row = "{\"input\":\"Where was Ada born, say?\",\"reference\":\"Ashlode\",\"context_ids\":[\"ada\"],\"meta\":{\"why\":\"Passage 1 names her town.\"}}\n";
+    let finished = reasoning(row).run(&Options::default()).unwrap();
+    let raft = find(&finished, "raft", "a");
+    assert!(raft.prompt[0].content.ends_with("as `Answer: …`."), "{:?}", raft.prompt);
+    let answer = raft.answer().unwrap();
+    assert_eq!(answer.text, "Ashlode");
+    assert_eq!(answer.full_text.as_deref(), Some("Passage 1 names her town.\nAnswer: Ashlode"));
+    assert_eq!(raft.verdicts["contains"].value(), Some(1.0));
+}
+
+#[test]
+fn reasoning_to_learn_is_looked_for_before_anything_is_trained() {
+    let row = |reference: &str, more: &str| {
+        format!(
+            "{{\"input\":\"Where?\",\"reference\":\"{reference}\",\"context_ids\":[\"ada\"]{more}}}\n"
+        )
+    };
+    let why = ",\"why\":\"So it is.\"";
+    assert!(load(&reasoning(&row("x", why)).0.path().join("x.yaml"), &|_| None, None).is_ok());
+    let some = row("x", why) + &row("y", "") + &row("one\\ntwo", why);
+    let found = messages(&reasoning(&some));
+    assert_eq!(
+        found,
+        [
+            "arm `raft` learns the reasoning in `why`, and 1 of 3 training rows of set `s` (`Where?` is one) have none",
+            "arm `raft` is scored by what `final_answer` finds, and for 1 of 3 training rows of set `s` (`Where?` is one) that is not the reference",
+        ]
+    );
 }
 
 #[test]
