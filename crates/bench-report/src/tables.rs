@@ -10,9 +10,10 @@ use crate::budget::{PARTS, budget};
 use crate::causes;
 use crate::cost::{Horizon, break_even, costings};
 use crate::diagnosis::{self, Outcome};
-use crate::effects::{effects, seeds};
+use crate::effects::effects;
 use crate::evaluation::{Evaluation, Metric, SetResult};
 use crate::learning::curves;
+use crate::recipes::seeds;
 use crate::retention::retained;
 use crate::retrieval;
 use crate::table::Kind::{Count, Number, Text};
@@ -167,7 +168,8 @@ fn summary(evaluation: &Evaluation<'_>) -> Table {
 
 pub(crate) fn method(estimate: &Estimate) -> &'static str {
     use bench_stats::Method::{
-        Bca, ClusterRobust, ConfidenceSequence, Constant, Hall, Tango, Wilson, WilsonClustered,
+        Bca, ClusterRobust, ConfidenceSequence, Constant, CrossedModel, Hall, Tango, Wilson,
+        WilsonClustered,
     };
     match estimate.method {
         Wilson => "wilson",
@@ -177,6 +179,7 @@ pub(crate) fn method(estimate: &Estimate) -> &'static str {
         ClusterRobust => "cluster_robust",
         Tango => "tango",
         ConfidenceSequence => "confidence_sequence",
+        CrossedModel => "crossed_model",
         Constant => "constant",
     }
 }
@@ -225,6 +228,7 @@ fn pairs(evaluation: &Evaluation<'_>) -> Table {
                         Test::McNemarExact => "mcnemar_exact",
                         Test::PermutationExact => "permutation_exact",
                         Test::PermutationMonteCarlo => "permutation_monte_carlo",
+                        Test::CrossedModel => "crossed_model",
                     }),
                     c.map(|c| c.p_value),
                     c.map(|c| c.p_holm),
@@ -483,24 +487,30 @@ fn seed_table(evaluation: &Evaluation<'_>) -> Table {
         ("ci_low", Number),
         ("ci_high", Number),
         ("p", Number),
+        ("against", Text),
+        ("p_holm", Number),
+        ("verdict", Text),
     ]);
     for set in &evaluation.sets {
         let Some(metric) = set.primary() else { continue };
-        for found in seeds(evaluation, set, metric) {
+        for found in seeds(set) {
             let c = &found.comparison;
             table.push(row![
                 set.set.name.as_str(),
                 metric.name.as_str(),
-                found.arm.as_str(),
-                c.seeds_a,
+                found.arm,
+                found.crossed.seeds[0],
                 c.n,
                 c.mean_a,
-                c.seed_deviation_a,
+                found.crossed.deviations()[0],
                 c.difference,
                 c.standard_error,
                 c.low,
                 c.high,
                 c.p_value,
+                found.against,
+                c.p_holm,
+                c.verdict.word(),
             ]);
         }
     }

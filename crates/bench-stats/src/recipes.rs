@@ -166,13 +166,17 @@ fn scored(recipe: &Recipe, sample: usize) -> bool {
     recipe.seeds.iter().all(|seed| seed[sample].is_some())
 }
 
+/// Whether all scores are from 0 to 1, so that no mean is beyond.
+fn is_share(scores: &[Vec<f64>]) -> bool {
+    scores.iter().flatten().all(|x| (0.0..=1.0).contains(x))
+}
+
 /// The mean of a recipe over samples and trainings.
 fn of_recipe(recipe: &Recipe, mean: ArmMean, clusters: &Clusters) -> ArmMean {
     let samples = recipe.seeds.first().map_or(0, Vec::len);
     let kept: Vec<usize> = (0..samples).filter(|&sample| scored(recipe, sample)).collect();
     let columns = recipe.columns(&kept);
     let Some(training) = training(&columns, &clusters.select(&kept)) else { return mean };
-    let is_share = columns.iter().flatten().all(|x| (0.0..=1.0).contains(x));
     let widened = mean.estimate.map(|estimate| {
         let level = estimate.level;
         let units = estimate.clusters.unwrap_or(estimate.n) as f64;
@@ -180,7 +184,7 @@ fn of_recipe(recipe: &Recipe, mean: ArmMean, clusters: &Clusters) -> ArmMean {
             Part { variance: estimate.standard_error.powi(2), degrees: (units - 1.0).max(1.0) };
         let half = (samples.reach(level) + training.reach(level)).sqrt();
         let (mut low, mut high) = (estimate.mean - half, estimate.mean + half);
-        if is_share {
+        if is_share(&columns) {
             (low, high) = (low.max(0.0), high.min(1.0));
         }
         Estimate {
@@ -218,11 +222,15 @@ fn crossed(
         training,
     };
     let half = crossed.half_width(alone.level);
+    let (mut low, mut high) = (alone.difference - half, alone.difference + half);
+    if pair.iter().all(|recipe| is_share(&recipe.columns(&kept))) {
+        (low, high) = (low.max(-1.0), high.min(1.0));
+    }
     let of_training: f64 = training.iter().flatten().map(|part| part.variance).sum();
     let mut comparison = Comparison {
         standard_error: (crossed.samples.variance + of_training).sqrt(),
-        low: (alone.difference - half).min(alone.low),
-        high: (alone.difference + half).max(alone.high),
+        low: low.min(alone.low),
+        high: high.max(alone.high),
         method: Method::CrossedModel,
         test: Test::CrossedModel,
         p_value: crossed.p_value(alone.difference).max(alone.p_value),
@@ -349,7 +357,8 @@ mod tests {
         let expect = compare_seeds(&columns(0), &columns(1), 0.95).unwrap();
         assert!((found.difference - expect.difference).abs() < 1e-12);
         assert!((found.standard_error - expect.standard_error).abs() < 1e-12);
-        assert!(found.low <= expect.low + 1e-12 && found.high >= expect.high - 1e-12);
+        let ends = (expect.low.max(-1.0), expect.high.min(1.0));
+        assert!(found.low <= ends.0 + 1e-12 && found.high >= ends.1 - 1e-12);
         let crossed = found.crossed.unwrap();
         let deviation = crossed.deviations()[1].unwrap();
         assert!((deviation - expect.seed_deviation_b.unwrap()).abs() < 1e-12);

@@ -1,10 +1,11 @@
 //! What the user wants besides score, from the experiment to the decision.
 
+use bench_core::manifest::Manifest;
 use bench_core::record::{Record, Verdict};
-use bench_core::spec::{Constraints, Weights};
-use serde_json::Value;
+use bench_core::spec::{Constraints, StopWhen, Weights};
+use serde_json::{Value, json};
 
-use crate::synthetic::{four_arms, run, twelve_arms};
+use crate::synthetic::{arm, four_arms, run, twelve_arms};
 use crate::{built, text};
 
 fn decided(constraints: Constraints, weights: Weights) -> (Value, String) {
@@ -53,13 +54,15 @@ fn limits_on_every_figure_are_told_and_kept() {
     let cheap = Constraints { max_training_cost: Some(0.0), ..Constraints::default() };
     let (decision, _) = decided(cheap, Weights::default());
     let lora = sentence(&decision, "lora");
-    assert!(lora.starts_with("lora (seed 0) is out: its training cost is 0."), "{lora}");
+    assert!(lora.starts_with("lora is out: its training cost is 0."), "{lora}");
     assert_eq!(decision["sets"][0]["decision"]["winner"], "rag");
 }
 
 #[test]
 fn a_weight_takes_its_cost_off_the_score() {
-    let weights = Weights { retention: Some(0.5), training_cost: Some(50.0), ..Weights::default() };
+    // Dear enough that the spread between two trainings does not leave it open.
+    let weights =
+        Weights { retention: Some(0.5), training_cost: Some(1000.0), ..Weights::default() };
     let (decision, page) = decided(Constraints::default(), weights);
     assert_eq!(decision["utility"]["weights"]["retention"], 0.5);
     assert_eq!(decision["sets"][0]["decision"]["winner"], "rag", "{decision:#}");
@@ -67,7 +70,7 @@ fn a_weight_takes_its_cost_off_the_score() {
     assert!(lora.contains("after costs"), "{lora}");
     assert!(
         page.contains(
-            "Weighed against the score: 50 for a unit of training cost, 0.5 for a unit of retention."
+            "Weighed against the score: 1000 for a unit of training cost, 0.5 for a unit of retention."
         ),
         "{page}"
     );
@@ -123,3 +126,88 @@ fn every_error_has_one_cause_and_says_what_could_help() {
 
 const CAUSES: [&str; 6] =
     ["form_miss", "judge_doubt", "retrieval_miss", "reading_miss", "knowledge_gap", "untold"];
+
+/// A run of 200 samples of which the baseline gets half, and each training of `lora` so many of 20.
+fn trained(of_twenty: &[usize]) -> (Manifest, Vec<Record>) {
+    let seeds: Vec<usize> = (0..of_twenty.len()).collect();
+    let arms = [
+        arm("zero_shot", json!({"prompt": {}}), 0.5),
+        arm("lora", json!({"finetune": {"seeds": seeds}}), 0.5),
+    ];
+    let (mut manifest, mut records) = run(&arms, 200);
+    manifest.experiment.gates.clear();
+    for record in &mut records {
+        let sample: usize = record.trial.sample.rsplit('-').next().unwrap().parse().unwrap();
+        let seed = record.trial.train_seed as usize;
+        let right = match record.trial.arm.as_str() {
+            "lora" => (sample * 7 + seed * 3) % 20 < of_twenty[seed],
+            _ => (sample * 7) % 20 < 10,
+        };
+        let score = Verdict::scored(f64::from(u8::from(right)));
+        record.verdicts = ["contains", "token_f1"].map(|name| (name.into(), score.clone())).into();
+    }
+    (manifest, records)
+}
+
+#[test]
+fn a_recipe_whose_first_training_was_lucky_does_not_win() {
+    let (manifest, records) = trained(&[16, 9, 9]);
+    let report = built(&manifest, &records);
+    let decision = &report.decisions[0].decision;
+    assert_eq!(decision.winner, None, "{}", decision.reason);
+    assert_eq!(decision.arms[1].arm, "lora");
+    assert!(decision.probability_best["lora"] < 0.97, "{:?}", decision.probability_best);
+    let page = text(&report, "report.md");
+    for words in [
+        "The highest mean is that of lora: it scores 0.567 on contains",
+        "samples and the training seeds)",
+        "An arm with several training seeds enters the decision as its recipe",
+        "lora (seed 0)",
+    ] {
+        assert!(page.contains(words), "{words}: {page}");
+    }
+    let seeds = text(&report, "tables/seeds.csv");
+    let row: Vec<&str> = seeds.lines().nth(1).unwrap().split(',').collect();
+    assert_eq!((row[2], row[3], row[12], row[14]), ("lora", "3", "zero_shot", "undecided"));
+    // That training alone would have won: the seed is no arm of its own.
+    let (manifest, records) = trained(&[16]);
+    let report = built(&manifest, &records);
+    assert_eq!(report.decisions[0].decision.winner.as_deref(), Some("lora"));
+    assert!(!text(&report, "report.md").contains("training seeds"));
+}
+
+#[test]
+fn a_recipe_that_is_better_with_every_seed_wins_under_its_own_name() {
+    let (mut manifest, records) = trained(&[16, 17, 15]);
+    let report = built(&manifest, &records);
+    let decision = &report.decisions[0].decision;
+    assert_eq!(decision.winner.as_deref(), Some("lora"), "{}", decision.reason);
+    assert!(decision.reason.starts_with("use lora: lora beats zero_shot by 30.0 points"));
+    assert!(decision.probability_best["lora"] > 0.99);
+    let page = text(&report, "report.md");
+    assert!(page.contains("It scores 0.800 on contains"), "{page}");
+    assert!(page.contains("0.800, chosen"), "{page}");
+    // A run that may stop early keeps the spread between seeds in its wider intervals.
+    manifest.experiment.run.stop = Some(StopWhen { decided: true, ..StopWhen::default() });
+    let stopped = built(&manifest, &records);
+    assert_eq!(stopped.decisions[0].decision.winner.as_deref(), Some("lora"));
+    let (mut manifest, records) = trained(&[16, 9, 9]);
+    manifest.experiment.run.stop = Some(StopWhen { decided: true, ..StopWhen::default() });
+    assert_eq!(built(&manifest, &records).decisions[0].decision.winner, None);
+}
+
+#[test]
+fn clusters_weaken_a_recipe_as_they_weaken_an_arm() {
+    let p = |clustered: bool| {
+        let (manifest, mut records) = trained(&[13, 14, 12]);
+        for record in records.iter_mut().filter(|_| clustered) {
+            let sample: usize = record.trial.sample.rsplit('-').next().unwrap().parse().unwrap();
+            // Samples of one residue are answered alike, so that only twenty say something.
+            record.cluster = Some(format!("{}", sample % 20));
+        }
+        let table = text(&built(&manifest, &records), "tables/seeds.csv");
+        let row: Vec<&str> = table.lines().nth(1).unwrap().split(',').collect();
+        row[11].parse::<f64>().unwrap()
+    };
+    assert!(p(false) < 0.05 && p(true) > 0.05, "{} {}", p(false), p(true));
+}
