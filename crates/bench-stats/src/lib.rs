@@ -20,7 +20,10 @@ pub mod recipes;
 pub mod sequential;
 pub mod variance;
 
-pub use agreement::{Scale, Weighting, cohens_kappa, krippendorff_alpha, percent_agreement};
+pub use agreement::{
+    Scale, Weighting, cohens_kappa, cohens_kappa_clustered, krippendorff_alpha,
+    krippendorff_alpha_clustered, percent_agreement,
+};
 pub use bootstrap::{Coefficient, acceleration, bca, expanded_critical};
 pub use bradley_terry::{BradleyTerryError, PairCount, Strength, bradley_terry};
 pub use classification::{LabelScore, Labelled, MacroF1, label_scores, macro_f1};
