@@ -1026,7 +1026,7 @@ fn flips(set: &SetResult<'_>, metric: &Metric) -> Vec<FlipGroup> {
                     if is_lost { "lost" } else { "gained" },
                     short(&flip.trial.input),
                     short(flip.trial.references.first().map_or("", String::as_str)),
-                    answer(flip.baseline),
+                    answer(flip.other),
                     answer(flip.trial),
                 ]);
             }

@@ -28,6 +28,9 @@ mod scorers;
 /// Characters of an answer that `flips.csv` keeps.
 const FLIP_TEXT: usize = 1000;
 
+/// Rows of `flips.csv` for a pair of arms without the baseline: there may be very many such pairs.
+const FLIPS_OF_PAIR: usize = 1000;
+
 /// Whether the file of trials is among the tables.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Trials {
@@ -852,10 +855,14 @@ fn flips(evaluation: &Evaluation<'_>) -> Result<Vec<u8>, ReportError> {
         ("reference", Text),
         ("baseline_answer", Text),
         ("arm_answer", Text),
+        ("against", Text),
     ]);
     for set in &evaluation.sets {
         let Some(metric) = set.primary() else { continue };
-        for flip in diagnosis::flips(set, metric) {
+        let others = diagnosis::other_pairs(set).into_iter().flat_map(|(arm, against)| {
+            diagnosis::flips_between(set, metric, arm, against).into_iter().take(FLIPS_OF_PAIR)
+        });
+        for flip in diagnosis::flips(set, metric).into_iter().chain(others) {
             let answer =
                 |record: &Record| cut(record.answer().map_or("", |a| a.text.as_str()), FLIP_TEXT);
             table.push(row![
@@ -864,12 +871,13 @@ fn flips(evaluation: &Evaluation<'_>) -> Result<Vec<u8>, ReportError> {
                 flip.trial.trial.sample.as_str(),
                 metric.name.as_str(),
                 if flip.is_lost { "lost" } else { "gained" },
-                flip.baseline_value,
+                flip.other_value,
                 flip.value,
                 cut(&flip.trial.input, FLIP_TEXT),
                 cut(flip.trial.references.first().map_or("", String::as_str), FLIP_TEXT),
-                answer(flip.baseline),
+                answer(flip.other),
                 answer(flip.trial),
+                set.contenders[flip.against].name.as_str(),
             ]);
             if table.len() == AT_ONCE {
                 table.drain_to_csv(&mut bytes)?;
