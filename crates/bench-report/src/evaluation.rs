@@ -63,7 +63,7 @@ pub(crate) struct SetResult<'a> {
     /// The first is the metric that decides.
     pub(crate) metrics: Vec<Metric>,
     /// Why the metric that decides may not, if so: a judge under its floor.
-    barred: Option<String>,
+    pub(crate) barred: Option<String>,
     /// Whether that is because arms did not run, or not wholly.
     is_partial: bool,
     pub(crate) decision: Option<Decision>,

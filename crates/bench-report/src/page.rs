@@ -33,6 +33,8 @@ mod variance;
 
 /// Flips that the page shows per arm and direction; all are in `flips.csv`.
 const FLIPS: usize = 5;
+/// Other arms of which the first lines tell why they did not win; all are told under the scores.
+const OTHERS: usize = 5;
 /// Characters of a text in a flip.
 const FLIP_TEXT: usize = 160;
 
@@ -62,6 +64,8 @@ struct Section {
     /// What the winner scores and takes: the best of the arms need not be good.
     standing: String,
     confidence: String,
+    /// Why the arms of which the reason says nothing did not win, for the first lines.
+    others: String,
     /// Why each arm won, lost or remains open.
     sentences: Vec<String>,
     about: String,
@@ -299,6 +303,7 @@ fn section(evaluation: &Evaluation<'_>, set: &SetResult<'_>, mut charts: Vec<&Ch
         reason: reason.to_owned(),
         standing: standing(evaluation, set, winner),
         confidence: best.unwrap_or_default(),
+        others: others(set),
         sentences: decision
             .map(|d| d.arms.iter().map(|arm| arm.sentence.clone()).collect())
             .unwrap_or_default(),
@@ -431,6 +436,27 @@ fn plural(count: usize, what: &str) -> String {
 
 fn interval(low: f64, high: f64) -> String {
     format!("{} to {}", number(low), number(high))
+}
+
+/// Why the other arms did not win, a sentence each for the first few of them. What the reason says
+/// already is left out, and all of it where the set may not be decided at all.
+fn others(set: &SetResult<'_>) -> String {
+    let Some(decision) = set.decision.as_ref().filter(|_| set.barred.is_none()) else {
+        return String::new();
+    };
+    let told = |sentence: &str| {
+        let [wins, leads, best, alone] =
+            [" wins", " has not won", " but has not won", "to be compared with"];
+        decision.reason.contains(sentence)
+            || [wins, leads, best, alone].iter().any(|end| sentence.ends_with(end))
+    };
+    let sentences = decision.arms.iter().map(|arm| arm.sentence.as_str());
+    let others: Vec<&str> = sentences.filter(|sentence| !told(sentence)).collect();
+    let mut text = others.iter().take(OTHERS).copied().collect::<Vec<_>>().join("; ");
+    if others.len() > OTHERS {
+        text.push_str(&format!("; and {} more, told below", others.len() - OTHERS));
+    }
+    text
 }
 
 /// What the winner scores and takes, or who scores highest where there is no winner.
