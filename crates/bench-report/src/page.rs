@@ -450,9 +450,12 @@ fn others(set: &SetResult<'_>) -> String {
         decision.reason.contains(sentence)
             || [wins, leads, best, alone].iter().any(|end| sentence.ends_with(end))
     };
+    // The reason says how many more samples are needed.
+    let brief =
+        |sentence: &'_ str| sentence.split("; about ").next().unwrap_or_default().to_owned();
     let sentences = decision.arms.iter().map(|arm| arm.sentence.as_str());
-    let others: Vec<&str> = sentences.filter(|sentence| !told(sentence)).collect();
-    let mut text = others.iter().take(OTHERS).copied().collect::<Vec<_>>().join("; ");
+    let others: Vec<String> = sentences.filter(|sentence| !told(sentence)).map(brief).collect();
+    let mut text = others[..others.len().min(OTHERS)].join("; ");
     if others.len() > OTHERS {
         text.push_str(&format!("; and {} more, told below", others.len() - OTHERS));
     }

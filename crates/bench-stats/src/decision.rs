@@ -204,7 +204,8 @@ pub fn decide(
 /// [`crate::analyse_recipes`] of the same recipes. The probability of being best draws seeds as well as
 /// samples: of `s` seeds it draws `s - 1` with replacement, which gives their mean the variance that it
 /// has (McCarthy and Snowden 1985, Vital and Health Statistics 2:95); `s` of them would give it too
-/// little.
+/// little. What single trainings find hard among these samples is then in both draws, so that the
+/// probability is rather too modest.
 pub fn decide_recipes(
     recipes: &[Recipe],
     clusters: &Clusters,

@@ -218,16 +218,14 @@ impl Comparison {
 
     /// The spread of the paired differences that this comparison saw.
     pub fn spread(&self) -> Spread {
-        match (self.clusters, self.a_only, self.b_only) {
-            (None, Some(a), Some(b)) => Spread::Discordance((a + b) as f64 / self.n as f64),
-            _ => {
-                let of_samples = match &self.crossed {
-                    Some(crossed) => crossed.samples.variance.sqrt(),
-                    None => self.standard_error,
-                };
-                Spread::StandardDeviation(of_samples * (self.n as f64).sqrt())
-            }
+        if let (None, Some(a), Some(b)) = (self.clusters, self.a_only, self.b_only) {
+            return Spread::Discordance((a + b) as f64 / self.n as f64);
         }
+        let of_samples = match &self.crossed {
+            Some(crossed) => crossed.samples.variance.sqrt(),
+            None => self.standard_error,
+        };
+        Spread::StandardDeviation(of_samples * (self.n as f64).sqrt())
     }
 }
 
