@@ -372,7 +372,10 @@ fn graded(manifest: &Manifest, judge: &Judge, records: &[&Record]) -> Vec<Work> 
                 })
                 .collect();
             let (of_longer, longer) = longer_graded(records, &column).into_iter().unzip();
-            let labels = Labels { items: judged.map(sample_of).collect(), longer: of_longer };
+            let labels = Labels {
+                items: judged.map(|record| sample_of(record)).collect(),
+                longer: of_longer,
+            };
             let judged = JudgedItems { longer, ..priced(manifest, &name, items, false) };
             Work { judged, labels }
         })
@@ -382,20 +385,18 @@ fn graded(manifest: &Manifest, judge: &Judge, records: &[&Record]) -> Vec<Work> 
 /// Of all pairs of answers to one sample that differ in grade and length: whether the longer one
 /// has the better grade, beside what the sample belongs to.
 fn longer_graded(records: &[&Record], column: &str) -> Vec<(String, bool)> {
-    let mut by_sample: BTreeMap<&str, (String, Vec<(f64, usize)>)> = BTreeMap::new();
+    let mut by_sample: BTreeMap<&str, Vec<(f64, usize, String)>> = BTreeMap::new();
     for record in records {
         let value = record.verdicts.get(column).and_then(bench_core::record::Verdict::value);
         if let (Some(value), Some(answer)) = (value, record.answer()) {
-            let answers = by_sample
-                .entry(&record.trial.sample)
-                .or_insert_with(|| (sample_of(record), Vec::new()));
-            answers.1.push((value, answer.text.chars().count()));
+            let answers = by_sample.entry(&record.trial.sample).or_default();
+            answers.push((value, answer.text.chars().count(), sample_of(record)));
         }
     }
     let mut longer = Vec::new();
-    for (label, answers) in by_sample.values() {
-        for (at, (grade, length)) in answers.iter().enumerate() {
-            for (other_grade, other_length) in &answers[..at] {
+    for answers in by_sample.values() {
+        for (at, (grade, length, label)) in answers.iter().enumerate() {
+            for (other_grade, other_length, _) in &answers[..at] {
                 if (grade - other_grade).abs() > 1e-9 && length != other_length {
                     let is_longer = (grade > other_grade) == (length > other_length);
                     longer.push((label.clone(), is_longer));
@@ -407,7 +408,7 @@ fn longer_graded(records: &[&Record], column: &str) -> Vec<(String, bool)> {
 }
 
 /// What a record is a sample of: its cluster, or the sample that all arms answered.
-fn sample_of(record: &&Record) -> String {
+fn sample_of(record: &Record) -> String {
     record.cluster.clone().unwrap_or_else(|| record.trial.sample.clone())
 }
 

@@ -455,11 +455,12 @@ fn others(set: &SetResult<'_>) -> String {
         |sentence: &'_ str| sentence.split("; about ").next().unwrap_or_default().to_owned();
     let sentences = decision.arms.iter().map(|arm| arm.sentence.as_str());
     let others: Vec<String> = sentences.filter(|sentence| !told(sentence)).map(brief).collect();
-    let mut text = others[..others.len().min(OTHERS)].join("; ");
-    if others.len() > OTHERS {
-        text.push_str(&format!("; and {} more, told below", others.len() - OTHERS));
+    match others.split_at_checked(OTHERS) {
+        Some((first, more)) if !more.is_empty() => {
+            format!("{}; and {} more, told below", first.join("; "), more.len())
+        }
+        _ => others.join("; "),
     }
-    text
 }
 
 /// What the winner scores and takes, or who scores highest where there is no winner.

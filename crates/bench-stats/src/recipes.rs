@@ -58,7 +58,12 @@ pub struct Part {
 
 impl Part {
     fn reach(self, level: f64) -> f64 {
-        t_critical(level, self.degrees).powi(2) * self.variance
+        // The quantile is the dear part.
+        if self.variance > 0.0 {
+            t_critical(level, self.degrees).powi(2) * self.variance
+        } else {
+            0.0
+        }
     }
 }
 
@@ -435,7 +440,7 @@ mod tests {
         let mut rng = ChaCha8Rng::seed_from_u64(8);
         let options = Options { draws: 199, ..Options::default() };
         for (seeds, n, luck) in [(2, 100, 0.06), (2, 500, 0.03), (3, 100, 0.06), (3, 500, 0.03)] {
-            let (runs, mut found) = (500, 0);
+            let (runs, mut found) = (200, 0);
             for _ in 0..runs {
                 let hard: Vec<f64> = (0..n).map(|_| rng.random()).collect();
                 let mut train = |luck: f64| -> Vec<Option<f64>> {
@@ -454,7 +459,7 @@ mod tests {
             }
             // 5 % and twice the simulation's standard error.
             let rate = found as f64 / f64::from(runs);
-            assert!(rate < 0.07, "{seeds} seeds, {n} samples, luck {luck}: {rate}");
+            assert!(rate < 0.08, "{seeds} seeds, {n} samples, luck {luck}: {rate}");
         }
     }
 
