@@ -1342,8 +1342,9 @@ pub struct Judge {
     /// of right answers where `labels` do not. A grade in the upper half of the scale is right.
     #[serde(default)]
     pub confusion: Option<Confusion>,
-    /// Least share of grades on which judge and people must agree (0 to 1). Below it, or where it
-    /// is not known, the judge's scores are shown and never decide.
+    /// Least share of grades on which judge and people must agree (0 to 1): the lower end of the 95 %
+    /// interval of that share must reach it. Below it, or where it is not known, the judge's scores
+    /// are shown and never decide.
     #[serde(default)]
     pub min_judge_agreement: Option<f64>,
     /// Accept a judge that is one of the arms' models. Every table then says so.

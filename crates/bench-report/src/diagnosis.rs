@@ -101,43 +101,54 @@ pub(crate) fn outcome(right: Option<bool>, record: &Record) -> Outcome {
     }
 }
 
-/// A sample that one of baseline and arm answered right and the other wrong.
+/// A sample that one of two arms answered right and the other wrong.
 pub(crate) struct Flip<'a> {
     pub(crate) contender: usize,
-    /// Right at the baseline, wrong here.
+    /// The arm that it is compared with, mostly the baseline.
+    pub(crate) against: usize,
+    /// Right there, wrong here.
     pub(crate) is_lost: bool,
-    pub(crate) baseline_value: f64,
+    pub(crate) other_value: f64,
     pub(crate) value: f64,
-    pub(crate) baseline: &'a Record,
+    pub(crate) other: &'a Record,
     pub(crate) trial: &'a Record,
 }
 
-/// By contender, those lost first, then by sample.
+/// Of every contender against the baseline: by contender, those lost first, then by sample.
 pub(crate) fn flips<'a>(set: &SetResult<'a>, metric: &Metric) -> Vec<Flip<'a>> {
     let Some(baseline) = set.baseline else { return Vec::new() };
+    let others = (0..set.contenders.len()).filter(|&at| at != baseline);
+    others.flat_map(|contender| flips_between(set, metric, contender, baseline)).collect()
+}
+
+/// Every pair of contenders that does not have the baseline in it, each later one against each
+/// earlier.
+pub(crate) fn other_pairs(set: &SetResult<'_>) -> Vec<(usize, usize)> {
+    let n = set.contenders.len();
+    let pairs = (0..n).flat_map(|against| (against + 1..n).map(move |at| (at, against)));
+    pairs.filter(|&(a, b)| set.baseline != Some(a) && set.baseline != Some(b)).collect()
+}
+
+/// Those lost first, then by sample.
+pub(crate) fn flips_between<'a>(
+    set: &SetResult<'a>,
+    metric: &Metric,
+    contender: usize,
+    against: usize,
+) -> Vec<Flip<'a>> {
     let mut flips = Vec::new();
-    for contender in (0..set.contenders.len()).filter(|&at| at != baseline) {
-        for is_lost in [true, false] {
-            for sample in 0..set.samples.len() {
-                let scores = |at: usize| metric.scores[at].scores[sample];
-                let sides = (metric.is_right(baseline, sample), metric.is_right(contender, sample));
-                if sides != (Some(is_lost), Some(!is_lost)) {
-                    continue;
-                }
-                let first = |at: usize| set.contenders[at].first(sample);
-                let trials = (first(baseline), first(contender));
-                if let ((Some(before), Some(after)), (Some(old), Some(new))) =
-                    (trials, (scores(baseline), scores(contender)))
-                {
-                    flips.push(Flip {
-                        contender,
-                        is_lost,
-                        baseline_value: old,
-                        value: new,
-                        baseline: before,
-                        trial: after,
-                    });
-                }
+    for is_lost in [true, false] {
+        for sample in 0..set.samples.len() {
+            let scores = |at: usize| metric.scores[at].scores[sample];
+            let sides = (metric.is_right(against, sample), metric.is_right(contender, sample));
+            if sides != (Some(is_lost), Some(!is_lost)) {
+                continue;
+            }
+            let first = |at: usize| set.contenders[at].first(sample);
+            if let ((Some(other), Some(trial)), (Some(other_value), Some(value))) =
+                ((first(against), first(contender)), (scores(against), scores(contender)))
+            {
+                flips.push(Flip { contender, against, is_lost, other_value, value, other, trial });
             }
         }
     }

@@ -1,8 +1,7 @@
-//! What retrieval and fine-tuning add, alone and together, and how far training seeds differ.
+//! What retrieval and fine-tuning add, alone and together.
 
 use bench_core::spec::{ArmPlan, Strategy};
 use bench_stats::factorial::{Cells, Factorial, factorial};
-use bench_stats::variance::{SeedComparison, compare_seeds};
 
 use crate::evaluation::{Evaluation, Metric, SetResult};
 
@@ -60,39 +59,6 @@ fn one(
         &evaluation.options,
     )?;
     Some(Effects { cells, n: kept.len(), factorial })
-}
-
-/// An arm trained with several seeds against the baseline, as a recipe and not as one adapter.
-pub(crate) struct Seeds {
-    pub(crate) arm: String,
-    pub(crate) comparison: SeedComparison,
-}
-
-/// Per arm with several training seeds; empty where the baseline has several itself.
-pub(crate) fn seeds(
-    evaluation: &Evaluation<'_>,
-    set: &SetResult<'_>,
-    metric: &Metric,
-) -> Vec<Seeds> {
-    let Some(baseline) = set.baseline else { return Vec::new() };
-    let of_arm = |arm: usize| -> Vec<usize> {
-        (0..set.contenders.len()).filter(|&at| set.contenders[at].arm == arm).collect()
-    };
-    let rivals = of_arm(set.contenders[baseline].arm);
-    let arms = evaluation.plans.iter().enumerate();
-    arms.filter(|(arm, _)| *arm != set.contenders[baseline].arm)
-        .filter_map(|(arm, plan)| {
-            let members = of_arm(arm);
-            if members.len() < 2 {
-                return None;
-            }
-            let all: Vec<usize> = members.iter().chain(&rivals).copied().collect();
-            let (_, columns) = aligned(metric, &all);
-            let (a, b) = columns.split_at(members.len());
-            let comparison = compare_seeds(a, b, evaluation.options.level)?;
-            Some(Seeds { arm: plan.name.clone(), comparison })
-        })
-        .collect()
 }
 
 /// The samples that all contenders have a score on, and the scores, contender by contender.

@@ -9,7 +9,7 @@ use bench_core::plan;
 use bench_core::record::{Answer, Outcome, Record, Verdict};
 use bench_core::spec::{ArmPlan, Compare, Correction, EvalSet, resolve};
 use bench_stats::decision::{
-    ArmFigures, Constraint, Decision, DecisionError, Figure, Limit, Utility, decide,
+    ArmFigures, Constraint, Decision, DecisionError, Figure, Limit, Utility, decide, decide_recipes,
 };
 use bench_stats::{
     ArmMean, ArmScores, Clusters, Comparison, Estimate, Family, Options, PairResult, Pairs,
@@ -19,6 +19,7 @@ use bench_stats::{
 use crate::classification::Classified;
 use crate::cost::{Costing, Rivalry};
 use crate::parts::PartResult;
+use crate::recipes::{self, Entrant, Recipes};
 use crate::retrieval::RetrievalResult;
 use crate::sequential::Look;
 use crate::tables::Slice;
@@ -53,15 +54,16 @@ pub(crate) struct SetResult<'a> {
     pub(crate) contenders: Vec<Contender<'a>>,
     /// Points of learning curves: arms on fewer rows, which are compared with nobody.
     pub(crate) points: Vec<Point<'a>>,
-    /// The contenders that the decision is made among: of an arm with several training seeds, the
-    /// first, which no score has chosen.
-    pub(crate) entrants: Vec<usize>,
+    /// The arms that the decision is made among.
+    pub(crate) entrants: Vec<Entrant>,
+    /// What it is made on, where any of them has several training seeds.
+    pub(crate) recipes: Option<Recipes>,
     /// Position of the baseline among the contenders.
     pub(crate) baseline: Option<usize>,
     /// The first is the metric that decides.
     pub(crate) metrics: Vec<Metric>,
     /// Why the metric that decides may not, if so: a judge under its floor.
-    barred: Option<String>,
+    pub(crate) barred: Option<String>,
     /// Whether that is because arms did not run, or not wholly.
     is_partial: bool,
     pub(crate) decision: Option<Decision>,
@@ -244,6 +246,19 @@ impl<'a> SetResult<'a> {
                 Point { contender, scores }
             })
             .collect();
+        let entrants = recipes::entrants(&contenders, plans);
+        let recipes = match metrics.first() {
+            Some(metric) => recipes::recipes(
+                metric,
+                &entrants,
+                &samples,
+                &clusters,
+                options,
+                correction,
+                &manifest.experiment.run,
+            )?,
+            None => None,
+        };
         let judge = manifest.experiment.judge.as_ref();
         let judge_decides = metrics.first().is_some_and(|metric| metric.name == JUDGE);
         if manifest.experiment.run.stop.is_some()
@@ -262,9 +277,6 @@ impl<'a> SetResult<'a> {
             let own = metrics.iter_mut().filter(|metric| metric.name.starts_with(JUDGE));
             own.for_each(|metric| metric.name.push_str(judging::SELF));
         }
-        let entrants: Vec<usize> = (0..contenders.len())
-            .filter(|&at| contenders[..at].iter().all(|earlier| earlier.arm != contenders[at].arm))
-            .collect();
         Ok(Self {
             set,
             samples,
@@ -273,6 +285,7 @@ impl<'a> SetResult<'a> {
             contenders,
             points,
             entrants,
+            recipes,
             baseline,
             metrics,
             barred,
@@ -433,7 +446,7 @@ impl<'a> Contender<'a> {
 }
 
 impl Usage {
-    fn of(trials: &[&Record]) -> Self {
+    pub(crate) fn of(trials: &[&Record]) -> Self {
         let answers: Vec<&Answer> = trials.iter().filter_map(|record| record.answer()).collect();
         let sum = |of: fn(&Answer) -> f64| answers.iter().map(|answer| of(answer)).sum::<f64>();
         let seconds = sum(|a| a.latency_ms) / 1000.0;
@@ -711,17 +724,19 @@ impl SetResult<'_> {
         let figures: Vec<ArmFigures> = self
             .entrants
             .iter()
-            .map(|&at| {
-                let contender = &self.contenders[at];
-                let plan = &plans[contender.arm];
+            .map(|entrant| {
+                let plan = &plans[entrant.arm];
                 let untuned = plan.finetune.is_none();
                 let untrained = untuned && plan.features.is_none();
+                let usage = entrant.usage(self);
+                let training_cost = entrant.mean(|at| self.contenders[at].training_cost);
+                let retention = || entrant.mean(|at| self.retention(sets, &self.contenders[at]));
                 ArmFigures {
-                    arm: contender.name.clone(),
-                    cost_per_1000: contender.usage.cost_per_1000(),
-                    p95_latency_ms: contender.usage.latency(0.95),
-                    training_cost: contender.training_cost.or(untrained.then_some(0.0)),
-                    retention: if untuned { Some(1.0) } else { self.retention(sets, contender) },
+                    arm: entrant.name.clone(),
+                    cost_per_1000: usage.cost_per_1000(),
+                    p95_latency_ms: usage.latency(0.95),
+                    training_cost: training_cost.or(untrained.then_some(0.0)),
+                    retention: if untuned { Some(1.0) } else { retention() },
                 }
             })
             .collect();
@@ -765,13 +780,16 @@ impl SetResult<'_> {
         utility: &Utility,
         options: &Options,
     ) -> Result<Decision, DecisionError> {
-        let entrants = &self.entrants;
-        let scores: Vec<ArmScores> = entrants.iter().map(|&at| metric.scores[at].clone()).collect();
-        // The p-values stay corrected over all pairs, those between seeds too: a little too careful.
+        let barred = self.barred.as_deref();
+        if let Some(Recipes { scores, family }) = &self.recipes {
+            let clusters = &self.clusters;
+            return decide_recipes(scores, clusters, family, figures, utility, barred, options);
+        }
+        // Every contender is an arm.
+        let scores: Vec<ArmScores> = metric.scores.clone();
         let family = Family {
-            means: entrants
-                .iter()
-                .map(|&at| ArmMean {
+            means: (0..self.contenders.len())
+                .map(|at| ArmMean {
                     arm: self.contenders[at].name.clone(),
                     unscored: metric.unscored[at],
                     estimate: metric.estimates[at].clone(),
@@ -780,7 +798,6 @@ impl SetResult<'_> {
             pairs: metric
                 .pairs
                 .iter()
-                .filter(|(a, b, _)| entrants.contains(a) && entrants.contains(b))
                 .map(|(a, b, comparison)| PairResult {
                     a: self.contenders[*a].name.clone(),
                     b: self.contenders[*b].name.clone(),
@@ -788,7 +805,6 @@ impl SetResult<'_> {
                 })
                 .collect(),
         };
-        let barred = self.barred.as_deref();
         decide(&scores, &self.clusters, &family, figures, utility, barred, options)
     }
 }

@@ -11,6 +11,9 @@ use bench_stats::{
     BradleyTerryError, Coefficient, Confusion, Corrected, Estimate, NoCorrection, Options,
     PairCount, Scale, Strength, Weighting, bradley_terry, cohens_kappa, krippendorff_alpha,
     percent_agreement, ppi_mean, rogan_gladen, wilson,
+    BradleyTerryError, Clusters, Coefficient, Confusion, Corrected, Estimate, Options, PairCount,
+    Scale, Strength, Weighting, bradley_terry, cohens_kappa_clustered, estimate,
+    krippendorff_alpha_clustered, ppi_mean, rogan_gladen, wilson,
 };
 
 use crate::evaluation::{Evaluation, HUMAN, JUDGE, Metric, RIGHT, SetResult};
@@ -58,55 +61,93 @@ pub struct Card {
     pub confusion: Option<Confusion>,
 }
 
-/// The card of a judge's work. `grades` is the scale; values in the upper half count as right.
+/// The card of a judge's work. `grades` is the scale; values in the upper half count as right. Every
+/// item is taken for a sample of its own.
 pub fn card(work: &JudgedItems, grades: &[u32], options: &Options) -> Card {
-    let level = options.level;
+    card_of(work, &Labels::default(), grades, options)
+}
+
+/// What judged items belong to, where several are of one sample: the arms' answers to it, the pairs of
+/// them. Empty where every item stands for itself.
+#[derive(Default)]
+struct Labels {
+    /// Per item.
+    items: Vec<String>,
+    /// Per entry of [`JudgedItems::longer`].
+    longer: Vec<String>,
+}
+
+/// A judge's work in a run.
+struct Work {
+    judged: JudgedItems,
+    labels: Labels,
+}
+
+/// Intervals draw samples, with all their items.
+fn card_of(work: &JudgedItems, labels: &Labels, grades: &[u32], options: &Options) -> Card {
     let items = &work.items;
-    let all = || items.iter().flat_map(|item| &item.judge);
-    let failed = all().filter(|value| value.is_none()).count();
+    let share = |found: Vec<(Option<&String>, bool)>| -> Option<Estimate> {
+        let labels: Option<Vec<&String>> = found.iter().map(|(label, _)| *label).collect();
+        let clusters = labels.map_or_else(Clusters::none, Clusters::from_labels);
+        let values: Vec<f64> = found.iter().map(|(_, hit)| f64::from(u8::from(*hit))).collect();
+        estimate(&values, &clusters, options)
+    };
+    let each = |of: &dyn Fn(&JudgedItem) -> Vec<bool>| {
+        let hits = items.iter().enumerate();
+        let hits = hits.flat_map(|(at, item)| of(item).into_iter().map(move |hit| (at, hit)));
+        share(hits.map(|(at, hit)| (labels.items.get(at), hit)).collect())
+    };
+    let failed = |item: &JudgedItem| item.judge.iter().map(Option::is_none).collect();
     // People's median may fall between two grades.
     let label =
         |item: &JudgedItem| item.label.map(|label| nearest(label, grades, work.is_pairwise));
-    let both: Vec<(f64, f64)> = items
-        .iter()
-        .filter_map(|item| Some((said(item, grades, work.is_pairwise)?, label(item)?)))
-        .collect();
+    let decided = |item: &JudgedItem| Some((said(item, grades, work.is_pairwise)?, label(item)?));
+    let both: Vec<(f64, f64)> = items.iter().filter_map(decided).collect();
     let (judge, people): (Vec<f64>, Vec<f64>) = both.iter().copied().unzip();
+    let clusters_of = |kept: &dyn Fn(&JudgedItem) -> bool| {
+        let kept = items.iter().zip(&labels.items).filter(|(item, _)| kept(item));
+        Clusters::from_labels(kept.map(|(_, label)| label))
+    };
+    let (labelled, all) = (clusters_of(&|item| decided(item).is_some()), clusters_of(&|_| true));
+    let same = |(judge, people): (f64, f64)| (judge - people).abs() < 1e-9;
     let plain = work.is_pairwise || grades.len() < 3;
     let weighting = if plain { Weighting::Plain } else { Weighting::Quadratic };
     let raters = |of: &dyn Fn(&JudgedItem) -> Vec<Option<f64>>| columns(items, of);
-    let share = |hits: usize, n: usize| wilson(hits, n, level);
-    let (same, pairs) = agreeing(items.iter().map(|item| {
-        item.judge.iter().flatten().map(|&value| nearest(value, grades, work.is_pairwise)).collect()
-    }));
+    let repeats = |item: &JudgedItem| {
+        let values = item.judge.iter().flatten();
+        let values: Vec<f64> =
+            values.map(|&value| nearest(value, grades, work.is_pairwise)).collect();
+        let (same, pairs) = agreeing(std::iter::once(values));
+        (0..pairs).map(|at| at < same).collect()
+    };
     let (people_same, people_pairs) =
         agreeing(items.iter().map(|item| item.people.iter().flatten().copied().collect()));
-    let orders = items.iter().flat_map(|item| &item.consistent);
     let judgements = work.took.judgements as f64;
     let per_1000 = |total: f64| (judgements > 0.0).then(|| total / judgements * 1000.0);
     Card {
         judge: work.judge.clone(),
         judged: items.len(),
-        failures: share(failed, all().count()),
+        failures: each(&failed),
         labelled: both.len(),
-        agreement: percent_agreement(&judge, &people, level),
-        kappa: cohens_kappa(&judge, &people, weighting, options),
-        alpha: krippendorff_alpha(
+        agreement: each(&|item| decided(item).map(same).into_iter().collect()),
+        kappa: cohens_kappa_clustered(&judge, &people, weighting, &labelled, options),
+        alpha: krippendorff_alpha_clustered(
             &raters(&|item| vec![said(item, grades, work.is_pairwise), label(item)]),
             Scale::Ordinal,
+            &all,
             options,
         ),
         people_agreement: (people_pairs > 0).then(|| people_same as f64 / people_pairs as f64),
-        people_alpha: krippendorff_alpha(
+        people_alpha: krippendorff_alpha_clustered(
             &raters(&|item| item.people.clone()),
             Scale::Ordinal,
+            &all,
             options,
         ),
-        self_consistency: share(same, pairs),
-        order_consistency: share(orders.clone().filter(|same| **same).count(), orders.count()),
+        self_consistency: each(&repeats),
+        order_consistency: each(&|item| item.consistent.clone()),
         prefers_longer: share(
-            work.longer.iter().filter(|longer| **longer).count(),
-            work.longer.len(),
+            work.longer.iter().enumerate().map(|(at, hit)| (labels.longer.get(at), *hit)).collect(),
         ),
         seconds_per_1000: per_1000(work.took.latency_ms / 1000.0).filter(|&s| s > 0.0),
         cost_per_1000: work.cost_usd.and_then(per_1000),
@@ -248,38 +289,42 @@ pub(crate) fn cards(evaluation: &Evaluation<'_>, set: &SetResult<'_>) -> Option<
     let names = judge.names();
     let records: Vec<&Record> =
         set.contenders.iter().flat_map(|c| c.trials.iter().copied()).collect();
-    let works: Vec<JudgedItems> = match judge.mode {
+    let works: Vec<Work> = match judge.mode {
         JudgeMode::Rubric => graded(manifest, judge, &records),
         JudgeMode::Pairwise => {
             names.iter().map(|name| compared(manifest, name, &records)).collect()
         }
     };
-    if works.iter().all(|work| work.items.is_empty()) {
+    if works.iter().all(|work| work.judged.items.is_empty()) {
         return None;
     }
     let options = &evaluation.options;
-    let members: Vec<&JudgedItems> =
-        works.iter().filter(|work| names.contains(&work.judge.as_str())).collect();
+    let members: Vec<&Work> =
+        works.iter().filter(|work| names.contains(&work.judged.judge.as_str())).collect();
     let jury_alpha = (members.len() > 1).then(|| {
-        let mut rows: BTreeMap<&str, Vec<Option<f64>>> = BTreeMap::new();
-        for (at, work) in members.iter().enumerate() {
-            for item in &work.items {
-                let row = rows.entry(&item.id).or_insert_with(|| vec![None; members.len()]);
-                row[at] = said(item, &judge.grades, work.is_pairwise);
+        let mut rows: BTreeMap<&str, (&str, Vec<Option<f64>>)> = BTreeMap::new();
+        for (at, Work { judged, labels }) in members.iter().enumerate() {
+            for (item, label) in judged.items.iter().zip(&labels.items) {
+                let row = rows.entry(&item.id).or_insert((label, vec![None; members.len()]));
+                row.1[at] = said(item, &judge.grades, judged.is_pairwise);
             }
         }
         let raters: Vec<Vec<Option<f64>>> =
-            (0..members.len()).map(|at| rows.values().map(|row| row[at]).collect()).collect();
-        krippendorff_alpha(&raters, Scale::Ordinal, options)
+            (0..members.len()).map(|at| rows.values().map(|row| row.1[at]).collect()).collect();
+        let clusters = Clusters::from_labels(rows.values().map(|row| row.0));
+        krippendorff_alpha_clustered(&raters, Scale::Ordinal, &clusters, options)
     });
     Some(SetCards {
-        cards: works.iter().map(|work| card(work, &judge.grades, options)).collect(),
+        cards: works
+            .iter()
+            .map(|work| card_of(&work.judged, &work.labels, &judge.grades, options))
+            .collect(),
         jury_alpha: jury_alpha.flatten(),
     })
 }
 
 /// The judge's grades of answers, or each juror's and the jury's.
-fn graded(manifest: &Manifest, judge: &Judge, records: &[&Record]) -> Vec<JudgedItems> {
+fn graded(manifest: &Manifest, judge: &Judge, records: &[&Record]) -> Vec<Work> {
     let names = judge.names();
     let mut columns: Vec<(String, String)> =
         names.iter().map(|name| ((*name).to_owned(), format!("{JUDGE}/{name}"))).collect();
@@ -302,9 +347,9 @@ fn graded(manifest: &Manifest, judge: &Judge, records: &[&Record]) -> Vec<Judged
     columns
         .into_iter()
         .map(|(name, column)| {
-            let items = records
-                .iter()
-                .filter(|record| record.verdicts.contains_key(&column))
+            let judged = records.iter().filter(|record| record.verdicts.contains_key(&column));
+            let items = judged
+                .clone()
                 .map(|record| {
                     let value = |key: &str| {
                         record.verdicts.get(key).and_then(bench_core::record::Verdict::value)
@@ -326,29 +371,35 @@ fn graded(manifest: &Manifest, judge: &Judge, records: &[&Record]) -> Vec<Judged
                     }
                 })
                 .collect();
-            let longer = longer_graded(records, &column);
-            JudgedItems { longer, ..priced(manifest, &name, items, false) }
+            let (of_longer, longer) = longer_graded(records, &column).into_iter().unzip();
+            let labels = Labels {
+                items: judged.map(|record| sample_of(record)).collect(),
+                longer: of_longer,
+            };
+            let judged = JudgedItems { longer, ..priced(manifest, &name, items, false) };
+            Work { judged, labels }
         })
         .collect()
 }
 
 /// Of all pairs of answers to one sample that differ in grade and length: whether the longer one
-/// has the better grade.
-fn longer_graded(records: &[&Record], column: &str) -> Vec<bool> {
-    let mut by_sample: BTreeMap<&str, Vec<(f64, usize)>> = BTreeMap::new();
+/// has the better grade, beside what the sample belongs to.
+fn longer_graded(records: &[&Record], column: &str) -> Vec<(String, bool)> {
+    let mut by_sample: BTreeMap<&str, Vec<(f64, usize, String)>> = BTreeMap::new();
     for record in records {
         let value = record.verdicts.get(column).and_then(bench_core::record::Verdict::value);
         if let (Some(value), Some(answer)) = (value, record.answer()) {
             let answers = by_sample.entry(&record.trial.sample).or_default();
-            answers.push((value, answer.text.chars().count()));
+            answers.push((value, answer.text.chars().count(), sample_of(record)));
         }
     }
     let mut longer = Vec::new();
     for answers in by_sample.values() {
-        for (at, (grade, length)) in answers.iter().enumerate() {
-            for (other_grade, other_length) in &answers[..at] {
+        for (at, (grade, length, label)) in answers.iter().enumerate() {
+            for (other_grade, other_length, _) in &answers[..at] {
                 if (grade - other_grade).abs() > 1e-9 && length != other_length {
-                    longer.push((grade > other_grade) == (length > other_length));
+                    let is_longer = (grade > other_grade) == (length > other_length);
+                    longer.push((label.clone(), is_longer));
                 }
             }
         }
@@ -356,33 +407,42 @@ fn longer_graded(records: &[&Record], column: &str) -> Vec<bool> {
     longer
 }
 
+/// What a record is a sample of: its cluster, or the sample that all arms answered.
+fn sample_of(record: &Record) -> String {
+    record.cluster.clone().unwrap_or_else(|| record.trial.sample.clone())
+}
+
 /// One judge's preferences between arms.
-fn compared(manifest: &Manifest, name: &str, records: &[&Record]) -> JudgedItems {
+fn compared(manifest: &Manifest, name: &str, records: &[&Record]) -> Work {
     let length = |arm: &str, sample: &str| {
         let of = |record: &&&Record| record.trial.arm == arm && record.trial.sample == sample;
         records.iter().find(of).and_then(|r| r.answer()).map(|answer| answer.text.chars().count())
     };
-    let (mut items, mut longer) = (Vec::new(), Vec::new());
+    let (mut items, mut longer, mut labels) = (Vec::new(), Vec::new(), Labels::default());
     for record in records {
         for pair in record.preferences.iter().filter(|pair| pair.judge == name) {
             let trial = &record.trial;
             let lengths = length(&trial.arm, &trial.sample)
                 .zip(length(&pair.against, &trial.sample))
                 .filter(|(first, second)| first != second);
+            labels.items.push(sample_of(record));
             items.push(JudgedItem {
                 id: format!("{} {} {}", trial.sample, trial.arm, pair.against),
                 judge: vec![pair.preference.value()],
                 consistent: consistent(&pair.preference).into_iter().collect(),
                 ..JudgedItem::default()
             });
-            longer.extend(lengths.and_then(|(first, second)| match pair.preference {
+            let is_longer = lengths.and_then(|(first, second)| match pair.preference {
                 Preference::First => Some(first > second),
                 Preference::Second => Some(second > first),
                 Preference::Tie { .. } | Preference::Unscored { .. } => None,
-            }));
+            });
+            labels.longer.extend(is_longer.map(|_| sample_of(record)));
+            longer.extend(is_longer);
         }
     }
-    JudgedItems { longer, ..priced(manifest, name, items, true) }
+    let judged = JudgedItems { longer, ..priced(manifest, name, items, true) };
+    Work { judged, labels }
 }
 
 /// Whether both orders said the same; `None` where one could not be read.
@@ -474,29 +534,57 @@ pub(crate) fn barred(judge: &Judge, trials: &[(usize, &Record)]) -> Option<Strin
         let place = record.verdicts.get(key)?.value()?;
         judge.nearest(place)
     };
-    let both: Vec<bool> = trials
+    // Several arms' answers to one sample are no samples of their own.
+    let (samples, both): (Vec<&str>, Vec<f64>) = trials
         .iter()
-        .filter_map(|(_, record)| Some(value(record, JUDGE)? == value(record, HUMAN)?))
-        .collect();
-    let agreed = both.iter().filter(|agreed| **agreed).count();
-    let (agreement, on) = if both.is_empty() {
-        let Some(agreement) = judge.confusion.and_then(|confusion| confusion.agreement()) else {
+        .filter_map(|(_, record)| {
+            let agrees = value(record, JUDGE)? == value(record, HUMAN)?;
+            let label = record.cluster.as_deref().unwrap_or(&record.trial.sample);
+            Some((label, f64::from(u8::from(agrees))))
+        })
+        .unzip();
+    let (estimate, low, on) = if both.is_empty() {
+        let Some(estimate) = confusion_of(judge).and_then(|confusion| agreement_of(&confusion))
+        else {
             return Some(format!(
                 "nobody knows how far the judge agrees with people, and its floor is {}: give `judge.labels` or `judge.confusion`",
                 percent(floor)
             ));
         };
-        (agreement, "of the samples of its confusion matrix".to_owned())
+        let low = estimate.low;
+        (estimate, low, "samples of its confusion matrix")
     } else {
-        (agreed as f64 / both.len() as f64, format!("of {} labelled answers", both.len()))
+        let agreed = both.iter().filter(|agrees| **agrees > 0.5).count();
+        let plain = wilson(agreed, both.len(), LEVEL)?;
+        let options = Options { level: LEVEL, ..Options::default() };
+        // Never surer than if all were independent; nothing is known from a single sample.
+        let low = estimate(&both, &Clusters::from_labels(samples), &options)
+            .map_or(0.0, |clustered| clustered.low.min(plain.low));
+        (plain, low, "labelled answers")
     };
-    (agreement < floor).then(|| {
+    (low < floor).then(|| {
         format!(
-            "the judge agrees with people on {} {on}, under its floor of {}",
-            percent(agreement),
+            "the judge agrees with people on {} of {} {on}, which may be as little as {} (lower end of the 95 % interval), under its floor of {}",
+            percent(estimate.mean),
+            estimate.n,
+            percent_below(low),
             percent(floor)
         )
     })
+}
+
+/// The level of the interval whose lower end a judge's floor is compared with.
+const LEVEL: f64 = 0.95;
+
+/// The share on which a judge and people agree in a confusion matrix, with Wilson's interval.
+fn agreement_of(confusion: &Confusion) -> Option<Estimate> {
+    let agreed = confusion.true_positive + confusion.true_negative;
+    wilson(agreed, agreed + confusion.false_negative + confusion.false_positive, LEVEL)
+}
+
+/// Never rounded up: what is under a floor must not read as on it.
+fn percent_below(share: f64) -> String {
+    format!("{} %", (share * 100.0).floor())
 }
 
 fn percent(share: f64) -> String {

@@ -27,6 +27,7 @@ mod judging;
 mod learning;
 mod page;
 mod parts;
+mod recipes;
 mod retention;
 mod retrieval;
 mod sequential;

@@ -16,7 +16,7 @@ use crate::agreement::Agreement;
 use crate::charts::Chart;
 use crate::cost::{Requests, break_even};
 use crate::diagnosis::{self, Outcome};
-use crate::evaluation::{Contender, Evaluation, Metric, RIGHT, SetResult};
+use crate::evaluation::{Evaluation, Metric, RIGHT, SetResult};
 use crate::gates::GateResult;
 use crate::grid::{self, Grid, Head, Shown, figure, shown};
 use crate::learning::curves;
@@ -24,7 +24,7 @@ use crate::tables::{SliceFigure, cost_per_1000_right, slices_of};
 use crate::text::{
     cut, dollars, duration, gibibytes, number, p_value, printable, signed, tenth, whole,
 };
-use crate::{ReportError, browser, causes, effects, retention, retrieval, trouble};
+use crate::{ReportError, browser, causes, effects, recipes, retention, retrieval, trouble};
 
 mod judging;
 mod prompting;
@@ -33,6 +33,8 @@ mod variance;
 
 /// Flips that the page shows per arm and direction; all are in `flips.csv`.
 const FLIPS: usize = 5;
+/// Other arms of which the first lines tell why they did not win; all are told under the scores.
+const OTHERS: usize = 5;
 /// Characters of a text in a flip.
 const FLIP_TEXT: usize = 160;
 
@@ -62,6 +64,8 @@ struct Section {
     /// What the winner scores and takes: the best of the arms need not be good.
     standing: String,
     confidence: String,
+    /// Why the arms of which the reason says nothing did not win, for the first lines.
+    others: String,
     /// Why each arm won, lost or remains open.
     sentences: Vec<String>,
     about: String,
@@ -282,8 +286,10 @@ fn section(evaluation: &Evaluation<'_>, set: &SetResult<'_>, mut charts: Vec<&Ch
         let share = *best.1 * 100.0;
         let share = if share > 99.9 { "over 99.9 %".to_owned() } else { format!("{share:.1} %") };
         Some(format!(
-            "The chance that {} is the best of these arms: {share} (joint bootstrap over {} samples).",
-            best.0, decision.joint_samples
+            "The chance that {} is the best of these arms: {share} (joint bootstrap over {} samples{}).",
+            best.0,
+            decision.joint_samples,
+            if set.recipes.is_some() { " and the training seeds" } else { "" }
         ))
     });
     let mut section = Section {
@@ -297,6 +303,7 @@ fn section(evaluation: &Evaluation<'_>, set: &SetResult<'_>, mut charts: Vec<&Ch
         reason: reason.to_owned(),
         standing: standing(evaluation, set, winner),
         confidence: best.unwrap_or_default(),
+        others: others(set),
         sentences: decision
             .map(|d| d.arms.iter().map(|arm| arm.sentence.clone()).collect())
             .unwrap_or_default(),
@@ -338,9 +345,9 @@ fn section(evaluation: &Evaluation<'_>, set: &SetResult<'_>, mut charts: Vec<&Ch
             "Samples share clusters; standard errors, intervals and tests allow for it.".into(),
         );
     }
-    if set.entrants.len() < set.contenders.len() {
+    if set.recipes.is_some() {
         section.notes.push(
-            "An arm with several training seeds enters the decision with its first; the others show how far training itself varies."
+            "An arm with several training seeds enters the decision as its recipe: with the mean over its seeds, whose spread is in interval, p-value and chance. Rows with a seed are single trainings."
                 .into(),
         );
     }
@@ -371,7 +378,7 @@ fn section(evaluation: &Evaluation<'_>, set: &SetResult<'_>, mut charts: Vec<&Ch
         part(retrieval_grid(evaluation, set), &["recall", "ndcg"]),
         part(effect_grid(evaluation, set, primary), &[]),
         part(curve_grid(evaluation, set, primary), &["learning_curve"]),
-        part(seed_grid(evaluation, set, primary), &[]),
+        part(seed_grid(set, primary), &[]),
         part(self::variance::grid(evaluation, set, primary), &[]),
         part(slice_grid(evaluation, set, primary), &["slices"]),
         part(pairs(evaluation, set, primary), &[]),
@@ -431,22 +438,46 @@ fn interval(low: f64, high: f64) -> String {
     format!("{} to {}", number(low), number(high))
 }
 
+/// Why the other arms did not win, a sentence each for the first few of them. What the reason says
+/// already is left out, and all of it where the set may not be decided at all.
+fn others(set: &SetResult<'_>) -> String {
+    let Some(decision) = set.decision.as_ref().filter(|_| set.barred.is_none()) else {
+        return String::new();
+    };
+    let told = |sentence: &str| {
+        let [wins, leads, best, alone] =
+            [" wins", " has not won", " but has not won", "to be compared with"];
+        decision.reason.contains(sentence)
+            || [wins, leads, best, alone].iter().any(|end| sentence.ends_with(end))
+    };
+    // The reason says how many more samples are needed.
+    let brief =
+        |sentence: &'_ str| sentence.split("; about ").next().unwrap_or_default().to_owned();
+    let sentences = decision.arms.iter().map(|arm| arm.sentence.as_str());
+    let others: Vec<String> = sentences.filter(|sentence| !told(sentence)).map(brief).collect();
+    match others.split_at_checked(OTHERS) {
+        Some((first, more)) if !more.is_empty() => {
+            format!("{}; and {} more, told below", first.join("; "), more.len())
+        }
+        _ => others.join("; "),
+    }
+}
+
 /// What the winner scores and takes, or who scores highest where there is no winner.
 fn standing(evaluation: &Evaluation<'_>, set: &SetResult<'_>, winner: Option<&str>) -> String {
     let Some(metric) = set.primary().filter(|_| !set.set.retention) else { return String::new() };
-    let mean = |at: usize| metric.estimates[at].as_ref().map(|estimate| estimate.mean);
+    let mean = |at: usize| set.estimate_of(at).map(|estimate| estimate.mean);
     let by_mean = |a: &usize, b: &usize| {
         mean(*a).unwrap_or(f64::NEG_INFINITY).total_cmp(&mean(*b).unwrap_or(f64::NEG_INFINITY))
     };
     let at = match winner {
-        Some(winner) => set.contenders.iter().position(|c| c.name == *winner),
-        // Of several training seeds, the one that enters the decision.
-        None => set.entrants.iter().copied().filter(|at| mean(*at).is_some()).max_by(by_mean),
+        Some(winner) => set.entrants.iter().position(|entrant| entrant.name == *winner),
+        None => (0..set.entrants.len()).filter(|at| mean(*at).is_some()).max_by(by_mean),
     };
-    let Some((at, estimate)) = at.and_then(|at| Some((at, metric.estimates[at].as_ref()?))) else {
+    let Some((at, estimate)) = at.and_then(|at| Some((at, set.estimate_of(at)?))) else {
         return String::new();
     };
-    let Contender { name, usage, .. } = &set.contenders[at];
+    let (name, usage) = (&set.entrants[at].name, set.entrants[at].usage(set));
     let subject = match winner {
         Some(_) => "It".to_owned(),
         None => format!("The highest mean is that of {name}: it"),
@@ -675,25 +706,31 @@ fn effect_grid(evaluation: &Evaluation<'_>, set: &SetResult<'_>, metric: &Metric
     grid
 }
 
-fn seed_grid(evaluation: &Evaluation<'_>, set: &SetResult<'_>, metric: &Metric) -> Grid {
+fn seed_grid(set: &SetResult<'_>, metric: &Metric) -> Grid {
     let mut grid = Grid::new(
         "Training seeds",
         format!(
-            "{} of a recipe over its training seeds, against the baseline: samples and seeds vary (crossed mixed model). The rows above are single adapters.",
+            "{} of recipes over their training seeds: samples and seeds vary (crossed mixed model); the decision is made on these rows, corrected over all pairs of arms. Rows with a seed in other tables are single trainings.",
             metric.name
         ),
-        &["arm", ">seeds", ">value", ">SD between seeds", ">difference", ">its interval", ">p"],
+        &[
+            "arm",
+            "against",
+            ">seeds",
+            ">value",
+            ">SD between seeds",
+            ">difference",
+            ">its interval",
+            ">p",
+            "verdict",
+        ],
     );
-    for found in effects::seeds(evaluation, set, metric) {
+    for found in recipes::seeds(set) {
         let c = &found.comparison;
-        let mut row = shown![found.arm.as_str(), c.seeds_a];
-        row.extend([
-            figure(Some(c.mean_a), number),
-            figure(c.seed_deviation_a, number),
-            figure(Some(c.difference), |x| x.map_or(String::new(), signed)),
-            figure(Some(c.low), |_| format!("{} to {}", signed(c.low), signed(c.high))),
-            figure(Some(c.p_value), |p| p.map_or(String::new(), p_value)),
-        ]);
+        let mut row = shown![found.arm, found.against, found.crossed.seeds[0]];
+        row.extend([figure(Some(c.mean_a), number), figure(found.crossed.deviations()[0], number)]);
+        row.extend(difference(Some(c)));
+        row.push(c.verdict.word().into());
         grid.rows.push(row);
     }
     grid
@@ -1019,7 +1056,7 @@ fn flips(set: &SetResult<'_>, metric: &Metric) -> Vec<FlipGroup> {
                     if is_lost { "lost" } else { "gained" },
                     short(&flip.trial.input),
                     short(flip.trial.references.first().map_or("", String::as_str)),
-                    answer(flip.baseline),
+                    answer(flip.other),
                     answer(flip.trial),
                 ]);
             }
@@ -1059,12 +1096,11 @@ fn arms(evaluation: &Evaluation<'_>) -> Grid {
             plan.model.as_str(),
             [strategy(&arm.strategy, plan), prompting::chosen(evaluation, &plan.name)].concat()
         ];
-        row.extend(sets.iter().map(|(set, metric)| {
-            // Of several training seeds, the one that enters the decision.
-            let at = set.entrants.iter().copied().find(|&at| set.contenders[at].arm == position);
-            let estimate = at.and_then(|at| metric.estimates[at].as_ref());
+        row.extend(sets.iter().map(|(set, _)| {
+            let at = set.entrants.iter().position(|entrant| entrant.arm == position);
+            let estimate = at.and_then(|at| set.estimate_of(at));
             let winner = set.decision.as_ref().and_then(|decision| decision.winner.as_deref());
-            let is_chosen = at.is_some_and(|at| winner == Some(set.contenders[at].name.as_str()));
+            let is_chosen = at.is_some_and(|at| winner == Some(set.entrants[at].name.as_str()));
             figure(estimate.map(|e| e.mean), |mean| {
                 format!("{}{}", number(mean), if is_chosen { ", chosen" } else { "" })
             })

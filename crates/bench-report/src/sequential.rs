@@ -6,13 +6,16 @@ use std::collections::BTreeMap;
 use bench_core::plan;
 use bench_core::record::Record;
 use bench_core::spec::{Experiment, StopWhen};
-use bench_stats::{ArmScores, Comparison, ConfidenceSequence, Estimate, Method, StopRule, Verdict};
+use bench_stats::{
+    ArmScores, Comparison, ConfidenceSequence, Estimate, Family, Method, Options, StopRule, Verdict,
+};
 
 use crate::evaluation::Metric;
 
 /// Confidence sequences of all arms and pairs, each at a level at which all hold together.
 pub(crate) struct Look {
     names: Vec<String>,
+    alpha: f64,
     means: Vec<ConfidenceSequence>,
     pairs: Vec<(usize, usize, ConfidenceSequence)>,
 }
@@ -42,7 +45,7 @@ impl Look {
                 pairs.push((a, b, sequence));
             }
         }
-        Self { names: arms.iter().map(|arm| arm.arm.clone()).collect(), means, pairs }
+        Self { names: arms.iter().map(|arm| arm.arm.clone()).collect(), alpha, means, pairs }
     }
 
     /// Which condition is met, if one is.
@@ -95,20 +98,53 @@ impl Look {
         }
     }
 
+    /// The same for arms of which some have several training seeds. No look makes the seeds more
+    /// than they are, so that the spread between them is added to the sequences': squares of
+    /// half-widths add up, as they do without looks.
+    pub(crate) fn apply_to(&self, family: &mut Family, options: &Options) {
+        for (mean, sequence) in family.means.iter_mut().zip(&self.means) {
+            if let Some(estimate) = &mut mean.estimate {
+                let crossed = Some(()).filter(|()| estimate.method == Method::CrossedModel);
+                estimate.low = crossed.map_or(sequence.low, |()| estimate.low.min(sequence.low));
+                estimate.high =
+                    crossed.map_or(sequence.high, |()| estimate.high.max(sequence.high));
+                estimate.method = Method::ConfidenceSequence;
+            }
+        }
+        for (pair, (.., sequence)) in family.pairs.iter_mut().zip(&self.pairs) {
+            if let Some(comparison) = &mut pair.comparison {
+                self.settle(comparison, sequence, options.margin);
+            }
+        }
+    }
+
     fn settle(
         &self,
         comparison: &mut Comparison,
         sequence: &ConfidenceSequence,
         margin: Option<f64>,
     ) {
-        comparison.low = sequence.low;
-        comparison.high = sequence.high;
-        comparison.p_value = sequence.p_value();
-        comparison.p_holm = (sequence.p_value() * self.pairs.len() as f64).min(1.0);
-        let inside = |margin: f64| sequence.low > -margin && sequence.high < margin;
-        comparison.verdict = if sequence.low > 0.0 {
+        let (low, high, p_value) = match &comparison.crossed {
+            None => (sequence.low, sequence.high, sequence.p_value()),
+            Some(crossed) => {
+                let level = 1.0 - self.alpha / self.pairs.len() as f64;
+                let of_training = crossed.of_training(level).sqrt();
+                let difference = comparison.difference;
+                (
+                    difference - (difference - sequence.low).max(0.0).hypot(of_training),
+                    difference + (sequence.high - difference).max(0.0).hypot(of_training),
+                    sequence.p_value().max(comparison.p_value),
+                )
+            }
+        };
+        comparison.low = low;
+        comparison.high = high;
+        comparison.p_value = p_value;
+        comparison.p_holm = (p_value * self.pairs.len() as f64).min(1.0);
+        let inside = |margin: f64| low > -margin && high < margin;
+        comparison.verdict = if low > 0.0 {
             Verdict::Better
-        } else if sequence.high < 0.0 {
+        } else if high < 0.0 {
             Verdict::Worse
         } else if margin.is_some_and(inside) {
             Verdict::Equivalent

@@ -10,9 +10,10 @@ use crate::budget::{PARTS, budget};
 use crate::causes;
 use crate::cost::{Horizon, break_even, costings};
 use crate::diagnosis::{self, Outcome};
-use crate::effects::{effects, seeds};
+use crate::effects::effects;
 use crate::evaluation::{Evaluation, Metric, SetResult};
 use crate::learning::curves;
+use crate::recipes::seeds;
 use crate::retention::retained;
 use crate::retrieval;
 use crate::table::Kind::{Count, Number, Text};
@@ -26,6 +27,9 @@ mod scorers;
 
 /// Characters of an answer that `flips.csv` keeps.
 const FLIP_TEXT: usize = 1000;
+
+/// Rows of `flips.csv` for a pair of arms without the baseline: there may be very many such pairs.
+const FLIPS_OF_PAIR: usize = 1000;
 
 /// Whether the file of trials is among the tables.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -167,7 +171,8 @@ fn summary(evaluation: &Evaluation<'_>) -> Table {
 
 pub(crate) fn method(estimate: &Estimate) -> &'static str {
     use bench_stats::Method::{
-        Bca, ClusterRobust, ConfidenceSequence, Constant, Hall, Tango, Wilson, WilsonClustered,
+        Bca, ClusterRobust, ConfidenceSequence, Constant, CrossedModel, Hall, Tango, Wilson,
+        WilsonClustered,
     };
     match estimate.method {
         Wilson => "wilson",
@@ -177,6 +182,7 @@ pub(crate) fn method(estimate: &Estimate) -> &'static str {
         ClusterRobust => "cluster_robust",
         Tango => "tango",
         ConfidenceSequence => "confidence_sequence",
+        CrossedModel => "crossed_model",
         Constant => "constant",
     }
 }
@@ -225,6 +231,7 @@ fn pairs(evaluation: &Evaluation<'_>) -> Table {
                         Test::McNemarExact => "mcnemar_exact",
                         Test::PermutationExact => "permutation_exact",
                         Test::PermutationMonteCarlo => "permutation_monte_carlo",
+                        Test::CrossedModel => "crossed_model",
                     }),
                     c.map(|c| c.p_value),
                     c.map(|c| c.p_holm),
@@ -483,24 +490,30 @@ fn seed_table(evaluation: &Evaluation<'_>) -> Table {
         ("ci_low", Number),
         ("ci_high", Number),
         ("p", Number),
+        ("against", Text),
+        ("p_holm", Number),
+        ("verdict", Text),
     ]);
     for set in &evaluation.sets {
         let Some(metric) = set.primary() else { continue };
-        for found in seeds(evaluation, set, metric) {
+        for found in seeds(set) {
             let c = &found.comparison;
             table.push(row![
                 set.set.name.as_str(),
                 metric.name.as_str(),
-                found.arm.as_str(),
-                c.seeds_a,
+                found.arm,
+                found.crossed.seeds[0],
                 c.n,
                 c.mean_a,
-                c.seed_deviation_a,
+                found.crossed.deviations()[0],
                 c.difference,
                 c.standard_error,
                 c.low,
                 c.high,
                 c.p_value,
+                found.against,
+                c.p_holm,
+                c.verdict.word(),
             ]);
         }
     }
@@ -842,10 +855,14 @@ fn flips(evaluation: &Evaluation<'_>) -> Result<Vec<u8>, ReportError> {
         ("reference", Text),
         ("baseline_answer", Text),
         ("arm_answer", Text),
+        ("against", Text),
     ]);
     for set in &evaluation.sets {
         let Some(metric) = set.primary() else { continue };
-        for flip in diagnosis::flips(set, metric) {
+        let others = diagnosis::other_pairs(set).into_iter().flat_map(|(arm, against)| {
+            diagnosis::flips_between(set, metric, arm, against).into_iter().take(FLIPS_OF_PAIR)
+        });
+        for flip in diagnosis::flips(set, metric).into_iter().chain(others) {
             let answer =
                 |record: &Record| cut(record.answer().map_or("", |a| a.text.as_str()), FLIP_TEXT);
             table.push(row![
@@ -854,12 +871,13 @@ fn flips(evaluation: &Evaluation<'_>) -> Result<Vec<u8>, ReportError> {
                 flip.trial.trial.sample.as_str(),
                 metric.name.as_str(),
                 if flip.is_lost { "lost" } else { "gained" },
-                flip.baseline_value,
+                flip.other_value,
                 flip.value,
                 cut(&flip.trial.input, FLIP_TEXT),
                 cut(flip.trial.references.first().map_or("", String::as_str), FLIP_TEXT),
-                answer(flip.baseline),
+                answer(flip.other),
                 answer(flip.trial),
+                set.contenders[flip.against].name.as_str(),
             ]);
             if table.len() == AT_ONCE {
                 table.drain_to_csv(&mut bytes)?;

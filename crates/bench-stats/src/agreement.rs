@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     bootstrap::{Coefficient, coefficient},
-    interval::{Estimate, Options, wilson},
+    interval::{Clusters, Estimate, Options, wilson},
 };
 
 /// Distinct grades that nominal and ordinal coefficients accept.
@@ -53,9 +53,21 @@ pub fn cohens_kappa(
     weighting: Weighting,
     options: &Options,
 ) -> Option<Coefficient> {
+    cohens_kappa_clustered(a, b, weighting, &Clusters::none(), options)
+}
+
+/// As [`cohens_kappa`], of items that share clusters, such as several answers to one question: the
+/// bootstrap draws clusters. Also `None` with fewer than two clusters, or labels of another number.
+pub fn cohens_kappa_clustered(
+    a: &[f64],
+    b: &[f64],
+    weighting: Weighting,
+    clusters: &Clusters,
+    options: &Options,
+) -> Option<Coefficient> {
     let grades = categories(a.iter().chain(b).copied())?;
     let k = grades.len();
-    if a.len() != b.len() {
+    if a.len() != b.len() || clusters.len().is_some_and(|labels| labels != a.len()) {
         return None;
     }
     let rows = a
@@ -85,7 +97,7 @@ pub fn cohens_kappa(
         let chance: f64 = cells().map(|(i, j)| weight(i, j) * rows[i] * columns[j] / n).sum();
         (chance > 1e-12).then(|| 1.0 - seen / chance)
     };
-    coefficient(rows, kappa, options)
+    clustered(rows, clusters, kappa, options)
 }
 
 /// Krippendorff's alpha of any number of graders, some of whom may have left samples out
@@ -100,16 +112,30 @@ pub fn krippendorff_alpha(
     scale: Scale,
     options: &Options,
 ) -> Option<Coefficient> {
+    krippendorff_alpha_clustered(grades, scale, &Clusters::none(), options)
+}
+
+/// As [`krippendorff_alpha`], of items that share clusters, such as several answers to one question:
+/// the bootstrap draws clusters. Also `None` with fewer than two clusters, or labels of another number.
+pub fn krippendorff_alpha_clustered(
+    grades: &[Vec<Option<f64>>],
+    scale: Scale,
+    clusters: &Clusters,
+    options: &Options,
+) -> Option<Coefficient> {
     let samples = grades.first()?.len();
-    if grades.iter().any(|row| row.len() != samples) {
+    if grades.iter().any(|row| row.len() != samples)
+        || clusters.len().is_some_and(|labels| labels != samples)
+    {
         return None;
     }
-    let units: Vec<Vec<f64>> = (0..samples)
-        .map(|i| grades.iter().filter_map(|row| row[i]).collect())
-        .filter(|unit: &Vec<f64>| unit.len() > 1)
-        .collect();
+    let (kept, units): (Vec<usize>, Vec<Vec<f64>>) = (0..samples)
+        .map(|i| (i, grades.iter().filter_map(|row| row[i]).collect()))
+        .filter(|(_, unit): &(usize, Vec<f64>)| unit.len() > 1)
+        .unzip();
+    let clusters = &clusters.select(&kept);
     if scale == Scale::Interval {
-        return interval_alpha(&units, options);
+        return interval_alpha(&units, clusters, options);
     }
     let categories = categories(units.iter().flatten().copied())?;
     let k = categories.len();
@@ -143,11 +169,26 @@ pub fn krippendorff_alpha(
         let chance: f64 = cells().map(|(i, j)| counts[i] * counts[j] * distance(i, j)).sum();
         (chance > 1e-12).then(|| 1.0 - (n - 1.0) * seen / chance)
     };
-    coefficient(rows, alpha, options)
+    clustered(rows, clusters, alpha, options)
+}
+
+/// A statistic of sums over items that are drawn by cluster; it still tells the number of items.
+fn clustered(
+    rows: Vec<Vec<f64>>,
+    clusters: &Clusters,
+    statistic: impl Fn(&[f64]) -> Option<f64>,
+    options: &Options,
+) -> Option<Coefficient> {
+    let n = rows.len();
+    Some(Coefficient { n, ..coefficient(clusters.sum_rows(rows), statistic, options)? })
 }
 
 /// Squared differences need no table of coincidences, only moments.
-fn interval_alpha(units: &[Vec<f64>], options: &Options) -> Option<Coefficient> {
+fn interval_alpha(
+    units: &[Vec<f64>],
+    clusters: &Clusters,
+    options: &Options,
+) -> Option<Coefficient> {
     // Around the overall mean, so that squares do not cancel.
     let count = units.iter().map(Vec::len).sum::<usize>() as f64;
     let centre = units.iter().flatten().sum::<f64>() / count;
@@ -168,7 +209,7 @@ fn interval_alpha(units: &[Vec<f64>], options: &Options) -> Option<Coefficient> 
         let chance = spread(sums[1], sums[2], sums[3]);
         (chance > 1e-12).then(|| 1.0 - (sums[1] - 1.0) * sums[0] / chance)
     };
-    coefficient(rows, alpha, options)
+    clustered(rows, clusters, alpha, options)
 }
 
 fn categories(grades: impl Iterator<Item = f64>) -> Option<Vec<f64>> {

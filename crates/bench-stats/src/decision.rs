@@ -8,6 +8,8 @@
 
 use std::collections::BTreeMap;
 
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -15,7 +17,7 @@ use crate::{
     family::{ArmScores, Family, FamilyError, PairResult, check},
     interval::{Clusters, Options},
     paired::{Comparison, Verdict, holm},
-    power::samples_for_difference,
+    recipes::Recipe,
 };
 
 /// Independent samples (clusters, where samples share one) from which on a probability of being best
@@ -194,11 +196,32 @@ pub fn decide(
     barred: Option<&str>,
     options: &Options,
 ) -> Result<Decision, DecisionError> {
+    let recipes: Vec<Recipe> = arms.iter().map(Recipe::of).collect();
+    decide_recipes(&recipes, clusters, family, figures, utility, barred, options)
+}
+
+/// As [`decide`], among arms that may have several training seeds. `family` is
+/// [`crate::analyse_recipes`] of the same recipes. The probability of being best draws seeds as well as
+/// samples: of `s` seeds it draws `s - 1` with replacement, which gives their mean the variance that it
+/// has (McCarthy and Snowden 1985, Vital and Health Statistics 2:95); `s` of them would give it too
+/// little. What single trainings find hard among these samples is then in both draws, so that the
+/// probability is rather too modest.
+pub fn decide_recipes(
+    recipes: &[Recipe],
+    clusters: &Clusters,
+    family: &Family,
+    figures: &[ArmFigures],
+    utility: &Utility,
+    barred: Option<&str>,
+    options: &Options,
+) -> Result<Decision, DecisionError> {
+    let arms: &[ArmScores] = &recipes.iter().map(Recipe::mean).collect::<Vec<_>>();
     check(arms, clusters)?;
     if utility.weights.contains_key(&Figure::Quality) {
         return Err(DecisionError::QualityWeighed);
     }
-    let contest = Contest { arms, family, figures, utility, options, unit: Unit::of(arms) };
+    let contest =
+        Contest { arms, recipes, family, figures, utility, options, unit: Unit::of(arms) };
     let mut sentences: Vec<Option<String>> =
         (0..arms.len()).map(|arm| contest.excluded(arm)).collect::<Result<_, _>>()?;
     let eligible: Vec<usize> = (0..arms.len()).filter(|&arm| sentences[arm].is_none()).collect();
@@ -319,7 +342,9 @@ impl Duel {
 type Duels = BTreeMap<(usize, usize), Duel>;
 
 struct Contest<'a> {
+    /// Means over training seeds.
     arms: &'a [ArmScores],
+    recipes: &'a [Recipe],
     family: &'a Family,
     figures: &'a [ArmFigures],
     utility: &'a Utility,
@@ -482,7 +507,7 @@ impl Contest<'_> {
             } else if p_weighed < self.options.alpha {
                 (p_weighed, if net > 0.0 { Verdict::Better } else { Verdict::Worse }, None)
             } else {
-                let needed = samples_for_difference(net, comparison.spread(), family, self.options);
+                let needed = comparison.samples_to_differ(net, family, self.options);
                 (
                     p_weighed,
                     Verdict::Undecided,
@@ -550,7 +575,8 @@ impl Contest<'_> {
         order.sort_by_key(|&arm| &self.arms[arm].arm);
         let samples = 0..self.arms.first().map_or(0, |arm| arm.scores.len());
         let row = |sample: usize| -> Option<Vec<f64>> {
-            order.iter().map(|&arm| self.arms[arm].scores[sample]).chain([Some(1.0)]).collect()
+            let seeds = order.iter().flat_map(|&arm| &self.recipes[arm].seeds);
+            seeds.map(|seed| seed[sample]).chain([Some(1.0)]).collect()
         };
         let (kept, rows): (Vec<usize>, Vec<Vec<f64>>) =
             samples.filter_map(|sample| Some((sample, row(sample)?))).unzip();
@@ -564,10 +590,23 @@ impl Contest<'_> {
         }
         let units = Units::new(rows);
         let mut shares = vec![0.0; order.len()];
-        for row in units.resample(self.options.draws, self.options.seed).rows() {
-            let count = row[order.len()];
-            let net: Vec<f64> =
-                order.iter().zip(row).map(|(&arm, sum)| sum / count - offsets[arm]).collect();
+        let columns: usize = order.iter().map(|&arm| self.recipes[arm].seeds.len()).sum();
+        // A seed of its own: trainings are not drawn as samples are.
+        let trainings = ChaCha8Rng::seed_from_u64(self.options.seed ^ 0x7472_6169_6E69_6E67);
+        for (draw, row) in units.resample(self.options.draws, self.options.seed).rows().enumerate()
+        {
+            let count = row[columns];
+            let mut trainings = trainings.clone();
+            trainings.set_stream(draw as u64);
+            let mut left = row;
+            let net: Vec<f64> = order
+                .iter()
+                .map(|&arm| {
+                    let (own, others) = left.split_at(self.recipes[arm].seeds.len());
+                    left = others;
+                    retrained(own, &mut trainings) / count - offsets[arm]
+                })
+                .collect();
             let best = net.iter().copied().fold(f64::NEG_INFINITY, f64::max) - 1e-12;
             let tied = net.iter().filter(|&&x| x >= best).count() as f64;
             for (share, x) in shares.iter_mut().zip(net) {
@@ -640,6 +679,9 @@ impl Contest<'_> {
                 let what =
                     if closest.comparison.clusters.is_some() { "clusters" } else { "samples" };
                 format!("{units} {what} are too few to say how many more would tell")
+            }
+            None if open().any(|duel| duel.comparison.crossed.is_some()) => {
+                "more samples alone are not likely to tell, more training seeds may".to_owned()
             }
             None => "more samples alone are not likely to tell".to_owned(),
         };
@@ -733,6 +775,19 @@ impl Contest<'_> {
             }
         }
     }
+}
+
+/// The mean of one fewer of an arm's seeds than there are, drawn with replacement.
+fn retrained(seeds: &[f64], random: &mut ChaCha8Rng) -> f64 {
+    if let [only] = seeds {
+        return *only;
+    }
+    let drawn = seeds.len() - 1;
+    let mut draw = || {
+        let word: u32 = random.random();
+        seeds[((u64::from(word) * seeds.len() as u64) >> 32) as usize]
+    };
+    (0..drawn).map(|_| draw()).sum::<f64>() / drawn as f64
 }
 
 /// The arm that the statistics carry.

@@ -53,6 +53,8 @@ pub enum Method {
     /// clusters and no cluster differs from the others: with each cluster counted once and Student's
     /// t, the effective sample size of Korn and Graubard (1998) as in `wilson_clustered`.
     Tango,
+    /// Samples and training seeds vary (Graybill and Wang 1980), see [`crate::recipes`].
+    CrossedModel,
     /// A confidence sequence: it holds at every look (Waudby-Smith and Ramdas 2023).
     ConfidenceSequence,
     /// All values are equal: the interval has no width, because the sample shows no spread.

@@ -16,16 +16,21 @@ pub mod family;
 pub mod interval;
 pub mod paired;
 pub mod power;
+pub mod recipes;
 pub mod sequential;
 pub mod variance;
 
-pub use agreement::{Scale, Weighting, cohens_kappa, krippendorff_alpha, percent_agreement};
+pub use agreement::{
+    Scale, Weighting, cohens_kappa, cohens_kappa_clustered, krippendorff_alpha,
+    krippendorff_alpha_clustered, percent_agreement,
+};
 pub use bootstrap::{Coefficient, acceleration, bca, expanded_critical};
 pub use bradley_terry::{BradleyTerryError, PairCount, Strength, bradley_terry};
 pub use classification::{LabelScore, Labelled, MacroF1, label_scores, macro_f1};
 pub use corrected::{Confusion, Corrected, NoCorrection, ppi_mean, rogan_gladen};
 pub use decision::{
     ArmDecision, ArmFigures, Constraint, Decision, DecisionError, Figure, Limit, Utility, decide,
+    decide_recipes,
 };
 pub use factorial::{Cells, Factorial, factorial};
 pub use family::{ArmMean, ArmScores, Family, FamilyError, PairResult, Pairs, analyse};
@@ -34,5 +39,6 @@ pub use paired::{Comparison, Test, Verdict, compare, holm, mcnemar_exact, tost};
 pub use power::{
     Spread, minimum_detectable_difference, samples_for_difference, samples_for_equivalence,
 };
+pub use recipes::{Crossed, Part, Recipe, analyse_recipes};
 pub use sequential::{ConfidenceSequence, StopRule};
 pub use variance::{Component, Components, SeedComparison, Source, compare_seeds, components};

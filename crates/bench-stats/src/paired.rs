@@ -9,6 +9,7 @@ use crate::{
     distribution::{binomial_cdf, critical, normal_cdf, t_cdf, t_critical},
     interval::{ClusterRobust, Clusters, Method, Options, is_binary, is_constant, range},
     power::{Spread, samples_for_difference, samples_for_equivalence},
+    recipes::Crossed,
 };
 
 /// Nonzero differences up to which every sign pattern is tried.
@@ -24,6 +25,8 @@ pub enum Test {
     PermutationExact,
     /// Sign flips at random, `(b + 1) / (m + 1)` (Phipson and Smyth 2010).
     PermutationMonteCarlo,
+    /// Samples crossed with training seeds, see [`crate::recipes::analyse_recipes`].
+    CrossedModel,
 }
 
 /// The outcome of a comparison, said of the first arm.
@@ -103,6 +106,9 @@ pub struct Comparison {
     /// the difference and spread stay as seen: by a difference or, with a margin, by equivalence.
     /// `None` when decided, or when ten million samples would not do.
     pub more_needed: Option<usize>,
+    /// The variances behind it, where an arm has several training seeds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crossed: Option<Crossed>,
 }
 
 impl Comparison {
@@ -118,6 +124,7 @@ impl Comparison {
             a_only: self.b_only,
             b_only: self.a_only,
             verdict: self.verdict.swapped(),
+            crossed: self.crossed.map(|crossed| crossed.swapped()),
             ..self.clone()
         }
     }
@@ -131,6 +138,10 @@ impl Comparison {
 
     /// `P(statistic as low)` and `P(statistic as high)` if the true difference were `null`.
     fn one_sided(&self, null: f64) -> [f64; 2] {
+        if let Some(crossed) = self.crossed.filter(|_| self.standard_error > 0.0) {
+            let tail = crossed.p_value(self.difference - null) / 2.0;
+            return if self.difference < null { [tail, 1.0 - tail] } else { [1.0 - tail, tail] };
+        }
         if let (None, Some(b), Some(c)) = (self.clusters, self.a_only, self.b_only) {
             // Half a sample is taken off, as exact McNemar loses half a step: without it the size of
             // the test exceeds its level where few samples differ.
@@ -172,21 +183,56 @@ impl Comparison {
     }
 
     fn samples_to_decide(&self, family: usize, options: &Options) -> Option<usize> {
-        let by_difference = samples_for_difference(self.difference, self.spread(), family, options);
+        let by_difference = self.samples_to_differ(self.difference, family, options);
         let by_equivalence = options.margin.and_then(|margin| {
+            let margin = self.margin_beyond_training(margin, family, options)?;
             samples_for_equivalence(self.difference, self.spread(), margin, family, options)
         });
         let needed = [by_difference, by_equivalence].into_iter().flatten().min()?;
         Some(needed.saturating_sub(self.n).max(1))
     }
 
+    /// Samples in all that would find a true difference of `net`, training seeds staying as they are;
+    /// `None` where they leave too much open for any number of samples.
+    pub(crate) fn samples_to_differ(
+        &self,
+        net: f64,
+        family: usize,
+        options: &Options,
+    ) -> Option<usize> {
+        let level = 1.0 - options.alpha / family.max(1) as f64;
+        let left = match &self.crossed {
+            Some(crossed) => beyond(net.abs(), crossed.of_training(level))?,
+            None => net,
+        };
+        samples_for_difference(left, self.spread(), family, options)
+    }
+
+    /// What the training seeds leave of an equivalence margin.
+    fn margin_beyond_training(&self, margin: f64, family: usize, options: &Options) -> Option<f64> {
+        let Some(crossed) = &self.crossed else { return Some(margin) };
+        let level = 1.0 - 2.0 * options.alpha / family.max(1) as f64;
+        let difference = self.difference.abs();
+        Some(difference + beyond(margin - difference, crossed.of_training(level))?)
+    }
+
     /// The spread of the paired differences that this comparison saw.
     pub fn spread(&self) -> Spread {
-        match (self.clusters, self.a_only, self.b_only) {
-            (None, Some(a), Some(b)) => Spread::Discordance((a + b) as f64 / self.n as f64),
-            _ => Spread::StandardDeviation(self.standard_error * (self.n as f64).sqrt()),
+        if let (None, Some(a), Some(b)) = (self.clusters, self.a_only, self.b_only) {
+            return Spread::Discordance((a + b) as f64 / self.n as f64);
         }
+        let of_samples = match &self.crossed {
+            Some(crossed) => crossed.samples.variance.sqrt(),
+            None => self.standard_error,
+        };
+        Spread::StandardDeviation(of_samples * (self.n as f64).sqrt())
     }
+}
+
+/// What is left of a distance where squares of half-widths add up; `None` if nothing.
+fn beyond(distance: f64, taken: f64) -> Option<f64> {
+    let left = distance * distance - taken;
+    (distance > 0.0 && left > 0.0).then(|| left.sqrt())
 }
 
 /// Compares two arms on aligned scores of the same samples; a family of one.
@@ -313,6 +359,7 @@ pub(crate) fn assess(
         b_only: counts.map(|(_, c)| c),
         verdict: Verdict::Undecided,
         more_needed: None,
+        crossed: None,
     };
     let (lowest, highest) = range(a);
     let (lowest_b, highest_b) = range(b);

@@ -17,7 +17,9 @@ pub(super) fn note(evaluation: &Evaluation<'_>, set: &SetResult<'_>) -> Option<S
     let unscored: usize = metric.unscored.iter().sum();
     let role = match (at, judge.min_judge_agreement) {
         (0, None) => "It is the metric that decides here.",
-        (0, Some(_)) => "It decides here where it keeps its floor of agreement with people.",
+        (0, Some(_)) => {
+            "It decides here where the lower end of its agreement with people keeps its floor."
+        }
         _ => "It decides nothing here.",
     };
     let who = if judge.names().len() > 1 { "A jury of LLM judges" } else { "An LLM judge" };
@@ -40,7 +42,7 @@ pub(super) fn grids(evaluation: &Evaluation<'_>, set: &SetResult<'_>) -> [Grid; 
 fn card_grid(evaluation: &Evaluation<'_>, set: &SetResult<'_>) -> Grid {
     let mut grid = Grid::new(
         "Judge report card",
-        "How far the judge can be trusted; agreement is with people's labels of this run, beside people's agreement with each other.",
+        "How far the judge can be trusted; agreement is with people's labels of this run, beside people's agreement with each other. Intervals draw samples with all their answers, which are not independent of each other.",
         &["judge", "figure", ">n", ">value", ">its interval"],
     );
     let Some(found) = cards(evaluation, set) else { return grid };
@@ -70,11 +72,17 @@ fn card_grid(evaluation: &Evaluation<'_>, set: &SetResult<'_>) -> Grid {
 
 fn corrected_grid(evaluation: &Evaluation<'_>, set: &SetResult<'_>) -> Grid {
     let found = corrected(evaluation, set);
-    let note = if found.iter().any(|row| row.method == "ppi") {
+    let mut note = if found.iter().any(|row| row.method == "ppi") {
         "The judge's mean corrected by people's labels of a random subset (prediction-powered inference); the interval pays for the labels."
     } else {
         "The judge's share of right answers corrected by its confusion matrix (Rogan-Gladen); the interval pays for the matrix. A value beyond 0 or 1 is chance; moving it there would bias it."
     };
+        "The judge's share of right answers corrected by its confusion matrix (Rogan-Gladen); the interval pays for the matrix."
+    }
+    .to_owned();
+    if set.clusters != Clusters::none() {
+        note.push_str(" The intervals take samples as independent, although some share clusters.");
+    }
     let mut grid = Grid::new(
         "Judge scores corrected by people",
         note,
@@ -96,11 +104,8 @@ fn strength_grid(evaluation: &Evaluation<'_>, set: &SetResult<'_>) -> Grid {
     let counts = pair_counts(set);
     let compared: usize = counts.iter().map(|c| c.a_wins + c.b_wins + c.ties).sum();
     let mut note = format!(
-        "Bradley-Terry strengths from {compared} comparisons, each in both orders; orders that disagree are a tie. An arm is preferred with probability 1 / (1 + exp(other - own))."
+        "Bradley-Terry strengths from {compared} comparisons, each in both orders; orders that disagree are a tie. An arm is preferred with probability 1 / (1 + exp(other - own)). The intervals take comparisons as independent, although several pairs of arms meet on one sample: read them as a little too narrow."
     );
-    if set.clusters != Clusters::none() {
-        note.push_str(" The intervals take samples as independent.");
-    }
     let columns = ["arm", ">won", ">tied", ">lost", ">strength", ">its interval"];
     let strengths = match strengths(set, &evaluation.options) {
         None => return Grid::new("Preferences", note, &columns),

@@ -59,22 +59,76 @@ fn a_judge_under_its_floor_is_shown_and_never_decides() {
         report.decisions[0].decision.clone()
     };
     let mut good = unlabelled.clone();
-    label(&mut good, 8);
+    label(&mut good, 4);
     assert_eq!(decision(&good).winner.as_deref(), Some("rag"));
     let mut bad = unlabelled.clone();
     label(&mut bad, 40);
     let barred = decision(&bad);
     assert_eq!(barred.winner, None);
     assert!(
-        barred
-            .reason
-            .contains("agrees with people on 50 % of 80 labelled answers, under its floor of 80 %"),
+        barred.reason.contains(
+            "agrees with people on 50 % of 80 labelled answers, which may be as little as 3"
+        ),
         "{}",
         barred.reason
     );
     let unknown = decision(&unlabelled);
     assert_eq!(unknown.winner, None);
     assert!(unknown.reason.contains("nobody knows how far"), "{}", unknown.reason);
+}
+
+#[test]
+fn a_floor_is_held_against_the_lower_end_of_the_agreement() {
+    let reason = |floor: f64, labelled: &[&str]| {
+        let (manifest, mut records) =
+            judged(80, with(grader(), "min_judge_agreement", json!(floor)));
+        for record in &mut records {
+            let name = format!("{} {}", record.trial.arm, record.trial.sample);
+            if labelled.contains(&name.as_str()) {
+                let judge = record.verdicts["judge"].clone();
+                record.verdicts.insert("human".into(), judge);
+            }
+        }
+        built(&manifest, &records).decisions[0].decision.reason.clone()
+    };
+    let two = ["rag facts-001", "rag facts-002"];
+    assert_eq!(
+        reason(0.8, &two),
+        "undecided: the judge agrees with people on 100 % of 2 labelled answers, which may be as little as 34 % (lower end of the 95 % interval), under its floor of 80 %"
+    );
+    assert!(reason(0.3, &two).starts_with("use rag"));
+    // Two answers to one sample are not two samples.
+    let one = ["rag facts-001", "zero_shot facts-001"];
+    assert!(reason(0.3, &one).contains("as little as 0 %"), "{}", reason(0.3, &one));
+}
+
+#[test]
+fn a_card_in_a_run_draws_samples_and_not_answers() {
+    let width = |arms: &[&str]| {
+        let (mut manifest, mut records) = judged(80, grader());
+        manifest.experiment.arms.truncate(arms.len());
+        records.retain(|record| arms.contains(&record.trial.arm.as_str()));
+        for record in &mut records {
+            let sample: usize = record.trial.sample.rsplit('-').next().unwrap().parse().unwrap();
+            // Both arms answer alike, so that the second adds nothing.
+            let judge = sample.is_multiple_of(3);
+            let human = judge && !sample.is_multiple_of(4);
+            for (name, right) in [("judge", judge), ("human", human)] {
+                record.verdicts.insert(name.into(), Verdict::scored(f64::from(u8::from(right))));
+            }
+        }
+        let table = text(&built(&manifest, &records), "tables/judge.csv");
+        ["agreement", "kappa", "alpha"].map(|figure| {
+            let row = table.lines().find(|line| line.contains(&format!(",{figure},"))).unwrap();
+            let cells: Vec<&str> = row.split(',').collect();
+            cells[6].parse::<f64>().unwrap() - cells[5].parse::<f64>().unwrap()
+        })
+    };
+    let (one, two) = (width(&["zero_shot"]), width(&["zero_shot", "rag"]));
+    for (one, two) in one.iter().zip(two) {
+        // If answers were drawn, it would be less by the root of two.
+        assert!((0.9..1.1).contains(&(two / one)), "{one} {two}");
+    }
 }
 
 #[test]
