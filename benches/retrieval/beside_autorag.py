@@ -183,14 +183,15 @@ def main():
         with tempfile.TemporaryDirectory() as folder:
             folder = pathlib.Path(folder)
             lexical = [{"module_type": "bm25", "bm25_tokenizer": ["porter_stemmer", "space"]}]
-            hybrid = [{"module_type": "hybrid_rrf", "weight_range": [4, 80], "test_weight_size": 20},
-                      {"module_type": "hybrid_cc", "normalize_method": ["mm", "tmm"], "weight_range": [0.0, 1.0],
+            hybrid = [{"module_type": "hybrid_rrf", "weight_range": "(4, 80)"},
+                      {"module_type": "hybrid_cc", "normalize_method": ["mm", "tmm"], "weight_range": "(0.0, 1.0)",
                        "test_weight_size": 21}]
             _, chosen = trial(folder / "dev", dev, corpus, config(port, lexical, hybrid))
             fixed = dict(chosen["hybrid_retrieval"])
             if "weight" in fixed:
+                # A list would be alternatives to AutoRAG; it reads a pair from text.
                 weight = fixed.pop("weight")
-                fixed |= {"weight_range": [weight, weight], "test_weight_size": 1}
+                fixed |= {"weight_range": f"({weight}, {weight})", "test_weight_size": 1}
             found, _ = trial(folder / "test", test, corpus, config(port, [chosen["lexical_retrieval"]], [fixed]))
         each = [figures(list(ids), row["context_ids"]) for ids, row in zip(found, test, strict=True)]
         means = {key: sum(one[key] for one in each) / len(each) for key in each[0]}
