@@ -8,12 +8,9 @@ use bench_core::manifest::Manifest;
 use bench_core::record::{Preference, Record};
 use bench_core::spec::{Judge, JudgeMode};
 use bench_stats::{
-    BradleyTerryError, Coefficient, Confusion, Corrected, Estimate, NoCorrection, Options,
-    PairCount, Scale, Strength, Weighting, bradley_terry, cohens_kappa, krippendorff_alpha,
-    percent_agreement, ppi_mean, rogan_gladen, wilson,
-    BradleyTerryError, Clusters, Coefficient, Confusion, Corrected, Estimate, Options, PairCount,
-    Scale, Strength, Weighting, bradley_terry, cohens_kappa_clustered, estimate,
-    krippendorff_alpha_clustered, ppi_mean, rogan_gladen, wilson,
+    BradleyTerryError, Clusters, Coefficient, Confusion, Corrected, Estimate, NoCorrection,
+    Options, PairCount, Scale, Strength, Weighting, bradley_terry, cohens_kappa_clustered,
+    estimate, krippendorff_alpha_clustered, ppi_mean, rogan_gladen, wilson,
 };
 
 use crate::evaluation::{Evaluation, HUMAN, JUDGE, Metric, RIGHT, SetResult};

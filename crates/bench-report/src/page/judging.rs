@@ -76,8 +76,6 @@ fn corrected_grid(evaluation: &Evaluation<'_>, set: &SetResult<'_>) -> Grid {
         "The judge's mean corrected by people's labels of a random subset (prediction-powered inference); the interval pays for the labels."
     } else {
         "The judge's share of right answers corrected by its confusion matrix (Rogan-Gladen); the interval pays for the matrix. A value beyond 0 or 1 is chance; moving it there would bias it."
-    };
-        "The judge's share of right answers corrected by its confusion matrix (Rogan-Gladen); the interval pays for the matrix."
     }
     .to_owned();
     if set.clusters != Clusters::none() {
