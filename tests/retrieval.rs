@@ -108,8 +108,8 @@ fn a_sweep_chooses_on_dev_and_compares_once() {
     let best = String::from_utf8(scratch.read("reports/x/best.yaml")).unwrap();
     assert!(best.contains("- name: rag_facts") && best.contains("top_k: "), "{best}");
     let experiment = String::from_utf8(scratch.read("x.yaml")).unwrap();
-    let pasted: String = best.lines().map(|line| format!("  {line}\n")).collect();
-    scratch.write("pasted.yaml", &experiment.replace("arms:\n", &format!("arms:\n{pasted}")));
+    let pasted = format!("arms:\n  {}\n", best.trim().replace('\n', "\n  "));
+    scratch.write("pasted.yaml", &experiment.replace("arms:\n", &pasted));
     ok(scratch.bench(&["check", "pasted.yaml"]));
     let again = ok(scratch.bench(&["retrieve", "sweep", "x.yaml"]));
     assert_eq!(again.out, ran.out);
