@@ -66,7 +66,9 @@ fn what_is_missing_or_no_cross_encoder_is_named() {
     fs_err::write(folder.path().join("model.onnx"), "no model").unwrap();
     assert!(error(nowhere).contains("tokenizer.json"));
     fs_err::copy(fixture().join("tokenizer.json"), folder.path().join("tokenizer.json")).unwrap();
-    assert!(error(nowhere).contains("ONNX Runtime is missing"));
+    let text = error(nowhere);
+    // The runtime that another test has loaded serves this one too.
+    assert!(text.contains("ONNX Runtime is missing") || text.contains("cannot rerank"), "{text}");
     let name = "what_is_missing_or_no_cross_encoder_is_named";
     let Some(runtime) = runtime(name) else { return };
     let text = error(&runtime);
