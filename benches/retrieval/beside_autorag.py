@@ -174,7 +174,7 @@ def main():
     parser.add_argument("--embeddings", help="a file of bench's cache of embeddings")
     arguments = parser.parse_args()
     port = serve(Embedder(arguments.model, arguments.embeddings))
-    rows = lambda *path: [json.loads(line) for line in pathlib.Path(arguments.data, *path).read_text().splitlines()]
+    rows = lambda *path: [json.loads(line) for line in pathlib.Path(arguments.data, *path).read_text().split("\n") if line]
     out = HERE / "autorag.json"
     results = json.loads(out.read_text()) if out.exists() else {}
     for name in arguments.sets:
