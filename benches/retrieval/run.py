@@ -10,6 +10,7 @@ of its own, so that a machine that slows down slows all of them. Writes results.
 """
 
 import argparse
+import csv
 import datetime
 import glob
 import json
@@ -179,6 +180,24 @@ def bandwidth():
         return max(size / timed(lambda: list(threads.map(np.sum, parts))) for _ in range(9))
 
 
+def quality():
+    """Rows of what `bench retrieve sweep` and `beside_autorag.py` found on the public sets."""
+    report = HERE.parents[1] / "reports" / "retrieval" / "comparison.csv"
+    with open(report, newline="") as file:
+        found = [row for row in csv.DictReader(file) if row["measure"] in ("hit@1", "hit@5", "ndcg@10")]
+    beside = json.loads((HERE / "autorag.json").read_text())
+    rows = []
+    for row in found:
+        ours, plain = float(row["chosen"]), float(row["baseline"])
+        common = {"name": f"quality, {row['set']}, {row['n']} test questions: {row['measure']}", "unit": "share", "value": ours}
+        rest = {"higher_is_better": True, "machine": "any: the figures do not depend on it", "date": "2026-11-21"}
+        rows.append({**common, "peer": "plain BM25", "peer_value": plain, "floor": plain,
+                     "command": "bench retrieve sweep experiments/retrieval/sweep.yaml", **rest})
+        rows.append({**common, "peer": "AutoRAG 0.3.27", "peer_value": round(beside[row["set"]]["means"][row["measure"]], 6), "floor": None,
+                     "command": "python benches/retrieval/beside_autorag.py <data> <model folder>", **rest})
+    return rows
+
+
 def timed(work):
     started = time.perf_counter()
     work()
@@ -232,7 +251,7 @@ def main():
     machine = " ".join(next(line for line in open("/proc/cpuinfo") if "model name" in line).split(":")[1].split())
     load = os.getloadavg()[1]
     common = {
-        "command": "python benches/retrieval/run.py <model folder>",
+        "command": "python benches/retrieval/run.py <model folder>" + (f" --only {arguments.only}" if arguments.only else ""),
         "machine": f"{os.cpu_count()} virtual cores ({machine}), no GPU, load average {load:.1f}",
         "date": datetime.date.today().isoformat(),
     }
@@ -280,14 +299,15 @@ def main():
                 f"Python {library}", TEXTS / middle(peer, "cpu_s"), None, True)
             row("embedding, MiniLM int8, 256 texts: peak memory", "MB", middle("embed ours", "peak_mb"),
                 f"Python {library}", middle(peer, "peak_mb"), floor(0.5 * middle(peer, "peak_mb")))
-    if arguments.only:
-        kept = json.loads((HERE / "results.json").read_text()) if (HERE / "results.json").exists() else []
-        graph = lambda r: r["peer"].split()[0] in graphs
-        name = lambda r: r["name"].split()[0]
-        part = lambda r: {"embedding,": "embed", "edge": "edge"}.get(name(r), "graph" if graph(r) else "index")
-        rows = [r for r in kept if part(r) != arguments.only] + rows
-        order = ["index", "graph", "edge", "embed"]
-        rows.sort(key=lambda r: order.index(part(r)))
+    rows += quality()
+    graph = lambda r: r["peer"].split()[0] in graphs
+    name = lambda r: r["name"].split()[0]
+    part = lambda r: {"embedding,": "embed", "edge": "edge", "quality,": "quality"}.get(name(r), "graph" if graph(r) else "index")
+    measured = {part(r) for r in rows}
+    kept = json.loads((HERE / "results.json").read_text()) if (HERE / "results.json").exists() else []
+    rows += [r for r in kept if part(r) not in measured]
+    order = ["index", "graph", "edge", "embed", "quality"]
+    rows.sort(key=lambda r: order.index(part(r)))
     (HERE / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
     for r in rows:
         print(f"{r['name']}: {r['value']} {r['unit']} | {r['peer']}: {r['peer_value']} | floor {r['floor']}")
