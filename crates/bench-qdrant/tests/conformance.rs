@@ -256,7 +256,7 @@ fn a_server_with_a_key_is_asked_with_it_and_says_who_refused_without_naming_it()
     };
     assert_eq!(open(Some(KEY)).unwrap().info().documents, N_DOCUMENTS as u64);
     for wrong in [None, Some("another-key")] {
-        let error = open(wrong).err().unwrap().to_string();
+        let error = open(wrong).err().unwrap().chain();
         assert!(error.contains(&url) && error.contains("refuses the key"), "{error}");
         assert!(error.contains("`api_key_env`") && !error.contains("another-key"), "{error}");
     }
