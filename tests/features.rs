@@ -47,6 +47,21 @@ compare: { baseline: zero_shot }
 }
 
 #[test]
+fn alone_it_needs_no_model_and_any_other_arm_does() {
+    let scratch = scratch();
+    scratch.edit("models: { m: { scripted: { otherwise: praise } } }", "models: {}");
+    scratch.edit("models: { m: { input: 1, output: 1 }, embedder", "models: { embedder");
+    let missing = scratch.bench(&["check", "x.yaml"]);
+    assert_eq!(missing.code, Some(2), "{missing:#?}");
+    assert!(missing.err.contains("no model is declared"), "{}", missing.err);
+    scratch.edit("  - { name: zero_shot, model: m, strategy: prompt }\n", "");
+    scratch.edit("baseline: zero_shot", "baseline: features");
+    let ran = scratch.bench(&["run", "x.yaml"]);
+    assert_eq!(ran.code, Some(0), "{ran:#?}");
+    assert!(!ran.err.contains("scripted"), "{}", ran.err);
+}
+
+#[test]
 fn embeddings_are_classified_and_the_report_decides() {
     let scratch = scratch();
     let ran = scratch.bench(&["run", "x.yaml"]);

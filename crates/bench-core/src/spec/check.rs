@@ -257,7 +257,10 @@ impl Sense<'_> {
     }
 
     fn models(&mut self) {
-        if self.experiment.models.is_empty() {
+        let classifies = |arm: &Arm| matches!(arm.strategy, Strategy::Features(_));
+        let arms = &self.experiment.arms;
+        let asks_none = !arms.is_empty() && arms.iter().all(classifies);
+        if self.experiment.models.is_empty() && !asks_none {
             let help = "for example `small: { catalog: smollm2-135m-instruct }`";
             self.add(&["models"], "no model is declared", "empty", help);
         }
