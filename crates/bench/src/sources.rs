@@ -155,6 +155,13 @@ impl Look<'_> {
             let place = [path, &["index", "qdrant", "api_key_env"]].concat();
             self.key(&place, api_key_env.as_deref());
         }
+        if let IndexBackend::Edge { .. } = &rag.index
+            && cfg!(not(feature = "edge"))
+        {
+            let help = "build it with `cargo build --release --features edge`, or use `exact`";
+            let message = "this program was built without the index `edge`".to_owned();
+            self.add(&[path, &["index", "edge"]].concat(), message, help);
+        }
         if let Some(rerank) = &rag.rerank
             && let RerankerSource::Path(folder) = &rerank.model
         {
@@ -270,6 +277,19 @@ arms:
         assert!(some.iter().any(|problem| problem.starts_with("4: ")), "{some:#?}");
         let retrieval = found(EXPERIMENT, Needs::Retrieval);
         assert_eq!(retrieval.len(), 3, "{retrieval:#?}");
+    }
+
+    #[test]
+    fn the_embedded_index_is_there_only_where_it_was_built_in() {
+        let edge = "version: 1
+models: { a: { scripted: { otherwise: x } } }
+eval_sets: [{ name: s, path: s.jsonl, corpus: c.jsonl, scorers: [contains] }]
+arms: [{ name: r, model: a, strategy: { rag: { index: { edge: {} } } } }]
+";
+        let problems = found(edge, Needs::Arms(&[]));
+        let missing = "4: this program was built without the index `edge`";
+        assert_eq!(problems.len(), usize::from(cfg!(not(feature = "edge"))), "{problems:#?}");
+        assert!(problems.iter().all(|problem| problem.starts_with(missing)), "{problems:#?}");
     }
 
     #[test]
