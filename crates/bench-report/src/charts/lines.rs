@@ -103,7 +103,7 @@ fn by_depth(
     let plot = Plot {
         title: &title,
         alt: &alt,
-        x_name: "k, passages retrieved",
+        x_name: "k, documents found",
         y_name: &format!("{metric} (band: interval)"),
         x: Across::Count,
         y: Some([0.0, 1.0]),
