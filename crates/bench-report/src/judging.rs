@@ -8,9 +8,10 @@ use bench_core::manifest::Manifest;
 use bench_core::record::{Preference, Record};
 use bench_core::spec::{Judge, JudgeMode};
 use bench_stats::{
-    BradleyTerryError, Clusters, Coefficient, Confusion, Corrected, Estimate, NoCorrection,
-    Options, PairCount, Scale, Strength, Weighting, bradley_terry, cohens_kappa_clustered,
-    estimate, krippendorff_alpha_clustered, ppi_mean, rogan_gladen, wilson,
+    BradleyTerryError, Clusters, Coefficient, Confusion, Corrected, Estimate, LEAST_LABELS,
+    NoCorrection, Options, PairCount, Scale, Strength, Weighting, bradley_terry,
+    cohens_kappa_clustered, estimate, krippendorff_alpha_clustered, least_labels, ppi_mean,
+    rogan_gladen, wilson,
 };
 
 use crate::evaluation::{Evaluation, HUMAN, JUDGE, Metric, RIGHT, SetResult};
@@ -475,39 +476,84 @@ pub(crate) struct CorrectedScore {
     pub(crate) score: Corrected,
 }
 
-/// Per contender: by prediction-powered inference where people labelled some of its answers, else
+/// One arm's scores by the judge, apart where people labelled the same answers.
+#[derive(Default)]
+struct Labelled {
+    /// People's.
+    people: Vec<f64>,
+    /// The judge's of the same answers.
+    beside: Vec<f64>,
+    /// The judge's of all others.
+    alone: Vec<f64>,
+}
+
+impl Labelled {
+    fn of(set: &SetResult<'_>, contender: usize) -> Labelled {
+        let scores = |name: &str| {
+            let named = |metric: &&Metric| {
+                metric.name == name || metric.name.strip_suffix(SELF) == Some(name)
+            };
+            set.metrics.iter().find(named).map(|metric| &metric.scores[contender].scores)
+        };
+        let human = scores(HUMAN);
+        let mut found = Labelled::default();
+        for (sample, judge) in scores(JUDGE).into_iter().flatten().enumerate() {
+            let Some(judge) = *judge else { continue };
+            match human.and_then(|human| human[sample]) {
+                Some(person) => {
+                    found.people.push(person);
+                    found.beside.push(judge);
+                }
+                None => found.alone.push(judge),
+            }
+        }
+        found
+    }
+
+    fn judged(&self) -> impl Iterator<Item = f64> {
+        self.beside.iter().chain(&self.alone).copied()
+    }
+
+    /// # Errors
+    /// There are too few labels.
+    fn suffices(&self) -> Result<(), NoCorrection> {
+        let judge: Vec<f64> = self.judged().collect();
+        enough(self.people.len(), least_labels(&self.people, &judge))
+    }
+}
+
+fn enough(labelled: usize, least: usize) -> Result<(), NoCorrection> {
+    if labelled < least { Err(NoCorrection::TooFewLabels { labelled, least }) } else { Ok(()) }
+}
+
+/// Whether a confusion matrix can correct anything.
+///
+/// # Errors
+/// It is of too few samples, or the judge may do no better than chance.
+fn usable(confusion: Confusion, level: f64) -> Result<Confusion, NoCorrection> {
+    enough(confusion.labelled(), LEAST_LABELS)?;
+    confusion.informs(level)?;
+    Ok(confusion)
+}
+
+/// Per contender: by prediction-powered inference where people labelled enough of its answers, else
 /// by the experiment's confusion matrix.
 pub(crate) fn corrected(evaluation: &Evaluation<'_>, set: &SetResult<'_>) -> Vec<CorrectedScore> {
     let Some(judge) = &evaluation.manifest.experiment.judge else { return Vec::new() };
-    let scores = |name: &str| {
-        set.metrics
-            .iter()
-            .find(|metric| metric.name == name || metric.name.strip_suffix(SELF) == Some(name))
-    };
-    let Some(judged) = scores(JUDGE) else { return Vec::new() };
     let level = evaluation.options.level;
     (0..set.contenders.len())
         .filter_map(|at| {
-            let judge_scores = &judged.scores[at].scores;
-            let human = scores(HUMAN).map(|metric| &metric.scores[at].scores);
-            let (mut people, mut beside, mut alone) = (Vec::new(), Vec::new(), Vec::new());
-            for (sample, judge) in judge_scores.iter().enumerate() {
-                let Some(judge) = *judge else { continue };
-                match human.and_then(|human| human[sample]) {
-                    Some(person) => {
-                        people.push(person);
-                        beside.push(judge);
-                    }
-                    None => alone.push(judge),
-                }
-            }
-            if let Some(score) = ppi_mean(&people, &beside, &alone, level) {
+            let scores = Labelled::of(set, at);
+            let by_labels = scores
+                .suffices()
+                .ok()
+                .and_then(|()| ppi_mean(&scores.people, &scores.beside, &scores.alone, level));
+            if let Some(score) = by_labels {
                 return Some(CorrectedScore { contender: at, method: "ppi", score });
             }
-            let confusion = confusion_of(judge)?;
-            let all = judge_scores.iter().flatten();
-            let passed = all.clone().filter(|score| **score >= RIGHT).count();
-            let score = rogan_gladen(passed, all.count(), confusion, level).ok()?;
+            let confusion = usable(confusion_of(judge)?, level).ok()?;
+            let passed = scores.judged().filter(|score| *score >= RIGHT).count();
+            let score = rogan_gladen(passed, scores.judged().count(), confusion, level).ok()?;
             Some(CorrectedScore { contender: at, method: "rogan_gladen", score })
         })
         .collect()
@@ -631,7 +677,7 @@ pub(crate) fn warnings(evaluation: &Evaluation<'_>) -> Vec<String> {
     }
     let level = evaluation.options.level;
     let matrix = evaluation.manifest.experiment.judge.as_ref().and_then(confusion_of);
-    let refused = matrix.and_then(|confusion| confusion.informs(level).err());
+    let refused = matrix.and_then(|confusion| usable(confusion, level).err());
     if let Some(why) = refused {
         warnings.push(format!(
             "the judge's scores are not corrected by `judge.confusion`: {why}; people's labels of this run's answers (`judge.labels`) correct any judge"
@@ -641,6 +687,7 @@ pub(crate) fn warnings(evaluation: &Evaluation<'_>) -> Vec<String> {
         let Some(metric) = set.metrics.iter().find(|metric| is_judge(&metric.name)) else {
             continue;
         };
+        warnings.extend(sparsely_labelled(set));
         if let Some(confusion) = matrix {
             warnings.extend(contradicted(evaluation, set, metric, confusion));
         }
@@ -653,6 +700,18 @@ pub(crate) fn warnings(evaluation: &Evaluation<'_>) -> Vec<String> {
         }
     }
     warnings
+}
+
+/// A warning where people labelled some of the answers that the judge scored, and too few of an arm's.
+fn sparsely_labelled(set: &SetResult<'_>) -> Option<String> {
+    let arms = (0..set.contenders.len()).map(|at| Labelled::of(set, at));
+    let partly = arms.filter(|arm| !arm.people.is_empty() && !arm.alone.is_empty());
+    let fewest = partly.min_by_key(|arm| arm.people.len())?;
+    let why = fewest.suffices().err()?;
+    Some(format!(
+        "{}: the judge's scores are not corrected by people's of an arm's answers: {why}; the rows `{HUMAN}` are people's own means of what they labelled",
+        set.set.name
+    ))
 }
 
 /// A warning for each arm whose passes the confusion matrix cannot explain.

@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use bench_stats::{
-    ArmScores, Clusters, ConfidenceSequence, Confusion, Corrected, Options, Pairs, Spread,
-    StopRule, Utility, Verdict, analyse, compare, compare_seeds, decide, estimate, ppi_mean,
-    rogan_gladen, samples_for_difference, wilson,
+    ArmScores, Clusters, ConfidenceSequence, Confusion, Corrected, LEAST_GRADED_LABELS,
+    LEAST_LABELS, Options, Pairs, Spread, StopRule, Utility, Verdict, analyse, compare,
+    compare_seeds, decide, estimate, ppi_mean, rogan_gladen, samples_for_difference, wilson,
 };
 use rand::{Rng, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
@@ -81,16 +81,39 @@ fn table(rows: &[Row]) -> String {
     text
 }
 
-/// Every coverage outside of 94 to 96 % from 50 samples or labels on, with its reason.
-fn outside(all: &BTreeMap<&str, Vec<BTreeMap<&str, Value>>>) -> String {
-    let mut lines = Vec::new();
-    let mut look = |share: &Value, what: String, why: &str| {
+/// A line for every figure that misses what is promised.
+#[derive(Default)]
+struct Misses {
+    /// Of what a report prints.
+    shown: String,
+    /// Of corrections of so few labels that a report does not print them.
+    refused: String,
+}
+
+impl Misses {
+    /// Looks at a coverage.
+    fn look(&mut self, is_shown: bool, share: &Value, what: &str, why: &str) {
         let share = share.as_f64().unwrap_or(f64::NAN);
         if !(0.94..=0.96).contains(&share) {
-            let line = format!("- {what}: {:.1} %. {why}", 100.0 * share);
-            lines.push(line.trim_end().to_owned() + "\n");
+            self.add(is_shown, format!("- {what}: {:.1} %. {why}", 100.0 * share).trim_end());
         }
-    };
+    }
+
+    fn add(&mut self, is_shown: bool, line: &str) {
+        let list = if is_shown { &mut self.shown } else { &mut self.refused };
+        writeln!(list, "{line}").ok();
+    }
+}
+
+/// Whether a report prints a correction with as many labels as this row's.
+fn is_printed(row: &BTreeMap<&str, Value>) -> bool {
+    let least = if row.contains_key(OTHERWISE) { LEAST_GRADED_LABELS } else { LEAST_LABELS };
+    row["human labels of 1,000"].as_u64().is_some_and(|labels| labels >= least as u64)
+}
+
+/// Every coverage outside of 94 to 96 % from 50 samples on, with its reason, and every bias.
+fn outside(all: &BTreeMap<&str, Vec<BTreeMap<&str, Value>>>) -> String {
+    let mut misses = Misses::default();
     let word = |row: &BTreeMap<&str, Value>, key: &str| {
         row.get(key).map_or_else(String::new, |value| match value {
             Value::String(text) => text.clone(),
@@ -108,7 +131,7 @@ fn outside(all: &BTreeMap<&str, Vec<BTreeMap<&str, Value>>>) -> String {
             } else {
                 String::new()
             };
-            look(&row[name], format!("{kind}, {name}"), &why);
+            misses.look(true, &row[name], &format!("{kind}, {name}"), &why);
         }
     }
     for row in all.get("Judge scores corrected by human labels").into_iter().flatten() {
@@ -119,11 +142,13 @@ fn outside(all: &BTreeMap<&str, Vec<BTreeMap<&str, Value>>>) -> String {
             word(row, "judge accuracy"),
         );
         let why = no_errors(row);
-        look(&row["coverage of PPI"], format!("PPI, {what}"), &why);
+        let is_shown = is_printed(row);
+        misses.look(is_shown, &row["coverage of PPI"], &format!("PPI, {what}"), &why);
         if let Some(share) = row.get("coverage of Rogan-Gladen").filter(|share| !share.is_null()) {
             let given = row["Rogan-Gladen given"].as_f64().unwrap_or_default();
             let why = if given < 0.5 { "It is refused in most runs.".into() } else { why };
-            look(share, format!("Rogan-Gladen where it is given, {what}"), &why);
+            let what = format!("Rogan-Gladen where it is given, {what}");
+            misses.look(is_shown, share, &what, &why);
         }
     }
     for row in all.get("Graded judge scores corrected by human labels").into_iter().flatten() {
@@ -134,23 +159,29 @@ fn outside(all: &BTreeMap<&str, Vec<BTreeMap<&str, Value>>>) -> String {
             word(row, "judge accuracy"),
             word(row, "the judge errs to"),
         );
-        look(&row["coverage of PPI"], format!("PPI of five grades, {what}"), &no_errors(row));
+        let what = format!("PPI of five grades, {what}");
+        misses.look(is_printed(row), &row["coverage of PPI"], &what, &no_errors(row));
     }
-    let biases = biased(all);
-    let covered = if lines.is_empty() {
-        "No coverage is outside of 94 to 96 % from 50 samples on.\n".into()
-    } else {
-        format!("Outside of 94 to 96 % from 50 samples on:\n{}", lines.concat())
+    biased(all, &mut misses);
+    let list = |title: &str, lines: &str| match lines {
+        "" => format!("{title}: none.\n"),
+        lines => format!("{title}:\n{lines}"),
     };
-    if biases.is_empty() {
-        return format!("{covered}\nNo corrected judge score has a bias of 0.5 points or more.\n");
-    }
-    format!("{covered}\nBiases of 0.5 points or more:\n{}", biases.concat())
+    let refused = format!(
+        "The same of corrections with fewer labels than {LEAST_LABELS}, or {LEAST_GRADED_LABELS} where there are more than two grades, which reports therefore refuse"
+    );
+    [
+        list(
+            "Coverages outside of 94 to 96 % from 50 samples on, and biases of 0.5 points or more",
+            &misses.shown,
+        ),
+        list(&refused, &misses.refused),
+    ]
+    .join("\n")
 }
 
-/// A line for every bias of a corrected judge score of half a point or more.
-fn biased(all: &BTreeMap<&str, Vec<BTreeMap<&str, Value>>>) -> Vec<String> {
-    let mut lines = Vec::new();
+/// Adds a line for every bias of a corrected judge score of half a point or more.
+fn biased(all: &BTreeMap<&str, Vec<BTreeMap<&str, Value>>>, misses: &mut Misses) {
     let titles =
         ["Judge scores corrected by human labels", "Graded judge scores corrected by human labels"];
     for row in titles.iter().flat_map(|title| all.get(title).into_iter().flatten()) {
@@ -175,10 +206,10 @@ fn biased(all: &BTreeMap<&str, Vec<BTreeMap<&str, Value>>>) -> Vec<String> {
             let given = given.and_then(Value::as_f64).map_or_else(String::new, |given| {
                 format!(" Given in {:.0} % of runs.", 100.0 * given)
             });
-            lines.push(format!("- {name}, {settings}: {bias:.2} points.{given}\n"));
+            let line = format!("- {name}, {settings}: biased by {bias:.2} points.{given}");
+            misses.add(is_printed(row), &line);
         }
     }
-    lines
 }
 
 /// Where a good judge makes no error on the labelled answers often enough to matter: how often.

@@ -8,6 +8,21 @@ use crate::{
     interval::{hall_ends, is_binary},
 };
 
+/// Human labels that a correction of right and wrong answers takes to keep its promise: with 50, the
+/// intervals of a judge that seldom errs held the truth in up to 97 % of simulated runs, and the
+/// inverted confusion matrix of a poor judge was biased by more than half a point (reports/validity).
+pub const LEAST_LABELS: usize = 100;
+
+/// The same where there are more grades than two: with 50 labels, few grades but the best and a judge that
+/// seldom errs, the interval held the truth in only 90 % of simulated runs, and with 100 in up to 96.4 %.
+pub const LEAST_GRADED_LABELS: usize = 200;
+
+/// The labels that a correction takes of grades like these: [`LEAST_LABELS`] where all are 0 or 1, else
+/// [`LEAST_GRADED_LABELS`]. The functions here compute with fewer; a report does not print it.
+pub fn least_labels(human: &[f64], judge: &[f64]) -> usize {
+    if is_binary(human) && is_binary(judge) { LEAST_LABELS } else { LEAST_GRADED_LABELS }
+}
+
 /// A judge's mean score, corrected by human labels.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Corrected {
@@ -225,6 +240,11 @@ impl Confusion {
         self.rates(level).map(drop)
     }
 
+    /// Samples in the matrix.
+    pub fn labelled(&self) -> usize {
+        self.true_positive + self.false_negative + self.true_negative + self.false_positive
+    }
+
     /// Sensitivity and specificity.
     fn rates(&self, level: f64) -> Result<(Share, Share), NoCorrection> {
         let sensitivity = Share::of(self.true_positive, self.true_positive + self.false_negative);
@@ -264,6 +284,14 @@ pub enum NoCorrection {
         low: f64,
         /// Upper end of its interval.
         high: f64,
+    },
+    /// Fewer labels than a correction takes.
+    #[error("{labelled} labels are too few: {least} are the least")]
+    TooFewLabels {
+        /// Labels that there are.
+        labelled: usize,
+        /// Labels that it takes.
+        least: usize,
     },
     /// No share of right answers explains what the judge passes.
     #[error(
@@ -335,10 +363,7 @@ pub fn rogan_gladen(
         high: if upper(1.0) < 0.0 { crossing(upper, inside, 1.0) } else { 1.0 },
         level,
         judge_mean: p,
-        labelled: confusion.true_positive
-            + confusion.false_negative
-            + confusion.true_negative
-            + confusion.false_positive,
+        labelled: confusion.labelled(),
         judged: n,
         judge_weight: None,
     })

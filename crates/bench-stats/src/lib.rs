@@ -27,7 +27,10 @@ pub use agreement::{
 pub use bootstrap::{Coefficient, acceleration, bca, expanded_critical};
 pub use bradley_terry::{BradleyTerryError, PairCount, Strength, bradley_terry};
 pub use classification::{LabelScore, Labelled, MacroF1, label_scores, macro_f1};
-pub use corrected::{Confusion, Corrected, NoCorrection, ppi_mean, rogan_gladen};
+pub use corrected::{
+    Confusion, Corrected, LEAST_GRADED_LABELS, LEAST_LABELS, NoCorrection, least_labels, ppi_mean,
+    rogan_gladen,
+};
 pub use decision::{
     ArmDecision, ArmFigures, Constraint, Decision, DecisionError, Figure, Limit, Utility, decide,
     decide_recipes,

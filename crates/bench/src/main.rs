@@ -206,8 +206,9 @@ enum JudgeCommand {
     Label {
         /// A report folder, for example `reports/quickstart`.
         report: PathBuf,
-        /// Samples per eval set; every arm's answers to them are printed.
-        #[arg(long, default_value_t = 50)]
+        /// Samples per eval set; every arm's answers to them are printed. With fewer than 100 the
+        /// judge can be measured, but its scores are not corrected.
+        #[arg(long, default_value_t = 100)]
         samples: u32,
         /// Seeds the drawing.
         #[arg(long, default_value_t = 0)]

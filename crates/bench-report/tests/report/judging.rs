@@ -191,18 +191,51 @@ fn a_confusion_matrix_corrects_where_there_are_no_labels() {
     let (manifest, records) = judged(60, with(grader(), "confusion", matrix));
     let table = text(&built(&manifest, &records), "tables/corrected.csv");
     assert!(table.contains(",rag,rogan_gladen,60,200,"), "{table}");
-    // One that may be no better than chance corrects nothing, and the page says why.
-    let matrix =
-        json!({ "true_positive": 6, "false_negative": 4, "true_negative": 6, "false_positive": 4 });
-    let (manifest, records) = judged(60, with(grader(), "confusion", matrix));
-    let report = built(&manifest, &records);
-    assert!(!report.files.iter().any(|(path, _)| path == "tables/corrected.csv"));
-    let page = text(&report, "report.md");
-    assert!(
-        page.contains("sensitivity + specificity - 1 is 0.20")
-            && page.contains("not clearly above 0"),
-        "{page}"
-    );
+    // One that may be no better than chance corrects nothing, nor does one of a few samples, and the
+    // page says why.
+    for (right, wrong, words) in [
+        (26, 24, "`judge.confusion`: sensitivity + specificity - 1 is 0.04"),
+        (48, 2, "`judge.confusion` is used"),
+        (45, 4, "`judge.confusion`: 98 labels are too few: 100 are the least"),
+    ] {
+        let matrix = json!({ "true_positive": right, "false_negative": wrong, "true_negative": right, "false_positive": wrong });
+        let (manifest, records) = judged(60, with(grader(), "confusion", matrix));
+        let report = built(&manifest, &records);
+        let is_corrected = report.files.iter().any(|(path, _)| path == "tables/corrected.csv");
+        let page = text(&report, "report.md");
+        if words.ends_with("is used") {
+            assert!(is_corrected && !page.contains("not corrected"), "{page}");
+        } else {
+            assert!(!is_corrected && page.contains(words), "{page}");
+        }
+    }
+}
+
+#[test]
+fn a_few_labels_correct_nothing_and_the_page_says_how_many_it_takes() {
+    let page_of = |labelled: usize, grades: serde_json::Value| {
+        let (manifest, mut records) = judged(240, with(grader(), "grades", grades));
+        for record in &mut records {
+            let sample: usize = record.trial.sample.rsplit('-').next().unwrap().parse().unwrap();
+            let graded = manifest.experiment.judge.as_ref().unwrap().grades.len() > 2;
+            let judge = record.verdicts["judge"].value().unwrap();
+            let between = if graded && sample.is_multiple_of(7) { 0.5 } else { judge };
+            record.verdicts.insert("judge".into(), Verdict::scored(between));
+            if sample <= labelled {
+                record.verdicts.insert("human".into(), Verdict::scored(between));
+            }
+        }
+        let report = built(&manifest, &records);
+        let is_corrected = report.files.iter().any(|(path, _)| path == "tables/corrected.csv");
+        (is_corrected, text(&report, "report.md"))
+    };
+    for (grades, least) in [(json!([0, 1]), 100), (json!([1, 3, 5]), 200)] {
+        let (is_corrected, page) = page_of(least - 1, grades.clone());
+        let words = format!("{} labels are too few: {least} are the least", least - 1);
+        assert!(!is_corrected && page.contains(&words), "{page}");
+        let (is_corrected, page) = page_of(least, grades);
+        assert!(is_corrected && !page.contains("too few"), "{page}");
+    }
 }
 
 #[test]
