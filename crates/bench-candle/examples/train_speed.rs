@@ -42,10 +42,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         seed: 0,
         output: output.clone(),
     };
-    let mut times = Vec::new();
+    let (mut times, mut losses) = (Vec::new(), Vec::new());
     let mut start = Instant::now();
     let outcome = CandleTrainer::default().train(&job, &mut |step| {
         times.push((start.elapsed().as_secs_f64(), cpu_seconds(), step.tokens));
+        losses.push(step.loss);
         start = Instant::now();
     })?;
     std::fs::remove_dir_all(output)?;
@@ -53,7 +54,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (first, last) = (times[0], times[times.len() - 1]);
     let tokens = (last.2 - first.2) as f64;
     println!(
-        "{{\"tokens_per_second\": {:.1}, \"tokens_per_cpu_second\": {:.1}, \"seconds_per_step\": {:.3}, \"peak_memory_bytes\": {}}}",
+        "{{\"tokens_per_second\": {:.1}, \"tokens_per_cpu_second\": {:.1}, \"seconds_per_step\": {:.3}, \"peak_memory_bytes\": {}, \"losses\": {losses:?}}}",
         tokens / seconds,
         tokens / (last.1 - first.1),
         seconds / (times.len() - 1) as f64,

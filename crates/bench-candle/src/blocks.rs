@@ -124,6 +124,16 @@ impl Blocks {
         Self { kind, data }
     }
 
+    /// How many bits a number takes.
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The blocks as GGUF has them.
+    pub(crate) fn data(&self) -> &[u8] {
+        &self.data
+    }
+
     /// How many numbers it holds.
     pub(crate) fn len(&self) -> usize {
         self.data.len() / self.kind.bytes() * SIZE

@@ -158,7 +158,8 @@ impl Encoder {
                 TrainExample::Preference { chosen, rejected, .. } => vec![chosen, rejected],
             };
             if texts.iter().any(|text| text.trim().is_empty()) {
-                return Err(TrainError::EmptyCompletion { what, row: index + 1 });
+                let asked = beginning(example);
+                return Err(TrainError::EmptyCompletion { what, row: index + 1, asked });
             }
             let suits = match example {
                 TrainExample::Completion { .. } | TrainExample::Text(_) => Objective::Sft,
@@ -173,7 +174,8 @@ impl Encoder {
             if suits != wants {
                 let objective = settings.objective.name();
                 let other = suits.name();
-                return Err(TrainError::Objective { objective, row: index + 1, other });
+                let (row, asked) = (index + 1, beginning(example));
+                return Err(TrainError::Objective { objective, row, asked, other });
             }
             let mut found = self.example(example)?;
             let mut fits = true;
@@ -224,6 +226,26 @@ pub(crate) fn order(n: usize, seed: u64, epoch: u64) -> Vec<usize> {
     let mut order: Vec<usize> = (0..n).collect();
     order.shuffle(&mut random);
     order
+}
+
+/// How an example begins, in brackets, to be found by: rows are counted after they were drawn from
+/// their file. Nothing for an empty one.
+fn beginning(example: &TrainExample) -> String {
+    let text = match example {
+        TrainExample::Text(text) => text,
+        TrainExample::Completion { messages, .. }
+        | TrainExample::Labelled { messages, .. }
+        | TrainExample::Preference { messages, .. } => {
+            messages.last().map_or("", |message| &message.content)
+        }
+    };
+    let line: Vec<&str> = text.split_whitespace().collect();
+    let line = line.join(" ");
+    match line.char_indices().nth(60) {
+        None if line.is_empty() => String::new(),
+        None => format!(" (`{line}`)"),
+        Some((end, _)) => format!(" (`{}…`)", &line[..end]),
+    }
 }
 
 /// Rows one after the other, without padding. They do not see each other.

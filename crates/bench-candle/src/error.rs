@@ -9,6 +9,8 @@ use bench_core::backend::BackendError;
 #[expect(missing_docs, reason = "each message says it, and its fields are what the message names")]
 #[non_exhaustive]
 pub enum TrainError {
+    #[error("the GPU failed: {what}{remedy}")]
+    Device { what: String, remedy: &'static str },
     #[error(transparent)]
     Io(#[from] std::io::Error),
     #[error("`{path}` cannot be read: {what}; get the model again")]
@@ -54,9 +56,9 @@ pub enum TrainError {
     #[error("`{key}` does not go with `{other}`: {remedy}")]
     Together { key: &'static str, other: String, remedy: &'static str },
     #[error(
-        "training row {row} does not suit `objective: {objective}`; preferences need `chosen` and `rejected`, verdicts `completion` and `label`, and plain learning a `reference`: mend the row, or choose `objective: {other}`"
+        "training row {row}{asked} does not suit `objective: {objective}`; preferences need `chosen` and `rejected`, verdicts `completion` and `label`, and plain learning a `reference`: mend the row, or choose `objective: {other}`"
     )]
-    Objective { objective: &'static str, row: usize, other: &'static str },
+    Objective { objective: &'static str, row: usize, asked: String, other: &'static str },
     #[error(
         "training would take about {needed} MiB of memory, and {available} MiB are free: {remedy}"
     )]
@@ -73,8 +75,10 @@ pub enum TrainError {
         "{too_long} of {rows} training rows do not fit into `sequence_len: {sequence_len}` (the longest has {longest} tokens), more than the twentieth that may be left out: raise it, or set `truncate: true`"
     )]
     TooLong { too_long: usize, rows: usize, sequence_len: u32, longest: usize },
-    #[error("{what} {row} has an empty completion: there is nothing to learn from it; remove it")]
-    EmptyCompletion { what: &'static str, row: usize },
+    #[error(
+        "{what} {row}{asked} has an empty completion: there is nothing to learn from it; remove it"
+    )]
+    EmptyCompletion { what: &'static str, row: usize, asked: String },
     #[error("the chat template cannot be used: {0}")]
     Template(String),
     #[error(

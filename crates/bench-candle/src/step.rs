@@ -197,7 +197,7 @@ impl<'a> Engine<'a> {
         batch: &Batch,
         adapter: Option<Adapter<'_>>,
     ) -> Vec<Prediction> {
-        let behind = self.behind(batch, adapter);
+        let behind = behind(self.model, batch, adapter);
         let batch = behind.as_ref().unwrap_or(batch);
         let hidden = self.last_layer(batch, adapter);
         let (mut rows, _) = self.last_rows(batch, adapter, &hidden);
@@ -209,7 +209,7 @@ impl<'a> Engine<'a> {
     /// What the last layer gives for each token.
     fn last_layer(&mut self, batch: &Batch, adapter: Option<Adapter<'_>>) -> Vec<f32> {
         self.direct(adapter);
-        let mut hidden = self.embed(batch, adapter, None);
+        let mut hidden = embed(self.model, batch, adapter, None);
         self.activations.resize_with(self.activations.len().max(1), Activations::default);
         let mut output = Vec::new();
         for layer in 0..self.model.layers.len() {
@@ -246,7 +246,7 @@ impl<'a> Engine<'a> {
         noise: Option<Noise>,
         gradient: &mut [f32],
     ) -> Vec<Prediction> {
-        let behind = self.behind(batch, Some(adapter));
+        let behind = behind(self.model, batch, Some(adapter));
         let batch = behind.as_ref().unwrap_or(batch);
         self.direct(Some(adapter));
         let n_layers = self.model.layers.len();
@@ -256,7 +256,7 @@ impl<'a> Engine<'a> {
         let slot = |layer: usize| layer.saturating_sub(lowest).min(kept - 1);
         self.inputs.resize_with(n_layers, Vec::new);
         self.activations.resize_with(kept, Activations::default);
-        let mut hidden = self.embed(batch, Some(adapter), noise);
+        let mut hidden = embed(self.model, batch, Some(adapter), noise);
         for layer in 0..n_layers {
             std::mem::swap(&mut hidden, &mut self.inputs[layer]);
             let input = std::mem::take(&mut self.inputs[layer]);
@@ -275,23 +275,7 @@ impl<'a> Engine<'a> {
             self.inputs[layer] = input;
             self.release(layer, keep);
         }
-        if adapter.layout.virtual_tokens > 0 {
-            let (size, first) = (self.model.config.hidden, self.model.config.vocabulary);
-            for (id, d) in batch.tokens.iter().zip(d.chunks_exact(size)) {
-                if let Some(place) = (*id as usize).checked_sub(first) {
-                    let row = &mut gradient[place * size..][..size];
-                    row.iter_mut().zip(d).for_each(|(sum, d)| *sum += d);
-                }
-            }
-        }
-        if let Some(place) = adapter.layout.whole.get(&Slot::Embedding) {
-            let (size, scale) = (self.model.config.hidden, self.model.config.embedding_scale);
-            let table = &mut gradient[place.clone()];
-            for (id, d) in batch.tokens.iter().zip(d.chunks_exact(size)) {
-                let row = &mut table[*id as usize * size..][..size];
-                row.iter_mut().zip(d).for_each(|(sum, d)| *sum += d * scale);
-            }
-        }
+        embedding_gradient(self.model, batch, adapter.layout, &d, gradient);
         predictions
     }
 
@@ -304,7 +288,7 @@ impl<'a> Engine<'a> {
         past: &mut [Past],
     ) -> Vec<f32> {
         self.direct(adapter);
-        let mut hidden = self.embed(batch, adapter, None);
+        let mut hidden = embed(self.model, batch, adapter, None);
         self.activations.resize_with(self.activations.len().max(1), Activations::default);
         let mut output = Vec::new();
         for (layer, past) in past.iter_mut().enumerate() {
@@ -324,12 +308,6 @@ impl<'a> Engine<'a> {
         'a: 'b,
     {
         head(self.model, adapter)
-    }
-
-    /// The batch behind the virtual tokens of a soft prompt, where there is one.
-    fn behind(&self, batch: &Batch, adapter: Option<Adapter<'_>>) -> Option<Batch> {
-        let n = adapter.map_or(0, |adapter| adapter.layout.virtual_tokens);
-        (n > 0).then(|| batch.behind(n, self.model.config.vocabulary as u32))
     }
 
     /// With checkpointing, the pages of a mapped layer are given back once it is passed: it comes again
@@ -422,42 +400,6 @@ impl<'a> Engine<'a> {
         let (rows, _) = self.last_rows(batch, Some(adapter), &hidden);
         let score = adapter.layout.score.clone();
         score.map_or_else(Vec::new, |place| rewards(&rows, &adapter.parameters[place]))
-    }
-
-    fn embed(&self, batch: &Batch, adapter: Option<Adapter<'_>>, noise: Option<Noise>) -> Vec<f32> {
-        let size = self.model.config.hidden;
-        let table = current(adapter, Slot::Embedding, &self.model.embedding);
-        let (first, scale) = (self.model.config.vocabulary, self.model.config.embedding_scale);
-        let plain = scale.to_bits() == 1.0f32.to_bits();
-        let soft = adapter.map_or(&[][..], |adapter| adapter.parameters);
-        let mut rows = Vec::with_capacity(batch.tokens.len() * size);
-        for id in &batch.tokens {
-            match (*id as usize).checked_sub(first) {
-                // A virtual token is what it was trained to be.
-                Some(place) => rows.extend_from_slice(&soft[place * size..][..size]),
-                None if plain => rows.extend_from_slice(&table[*id as usize * size..][..size]),
-                None => {
-                    let row = &table[*id as usize * size..][..size];
-                    rows.extend(row.iter().map(|value| value * scale));
-                }
-            }
-        }
-        if let Some(noise) = noise {
-            for segment in &batch.segments {
-                let most = noise.alpha / ((segment.len() * size) as f32).sqrt();
-                for token in segment.clone() {
-                    if batch.tokens[token] as usize >= first {
-                        continue;
-                    }
-                    let key = mix(mix(!noise.seed) ^ batch.keys[token]);
-                    for (column, value) in rows[token * size..][..size].iter_mut().enumerate() {
-                        let draw = (mix(key.wrapping_add(column as u64)) >> 40) as f32;
-                        *value += most * (draw / (1u32 << 23) as f32 - 1.0);
-                    }
-                }
-            }
-        }
-        rows
     }
 
     /// The normalised last hidden states that predict a target, and the same before the norm.
@@ -729,6 +671,82 @@ impl<'a> Engine<'a> {
     }
 }
 
+/// The batch behind the virtual tokens of a soft prompt, where there is one.
+pub(crate) fn behind(model: &Model, batch: &Batch, adapter: Option<Adapter<'_>>) -> Option<Batch> {
+    let n = adapter.map_or(0, |adapter| adapter.layout.virtual_tokens);
+    (n > 0).then(|| batch.behind(n, model.config.vocabulary as u32))
+}
+
+/// The embeddings of a batch's tokens, with noise where it is asked for.
+pub(crate) fn embed(
+    model: &Model,
+    batch: &Batch,
+    adapter: Option<Adapter<'_>>,
+    noise: Option<Noise>,
+) -> Vec<f32> {
+    let size = model.config.hidden;
+    let table = current(adapter, Slot::Embedding, &model.embedding);
+    let (first, scale) = (model.config.vocabulary, model.config.embedding_scale);
+    let plain = scale.to_bits() == 1.0f32.to_bits();
+    let soft = adapter.map_or(&[][..], |adapter| adapter.parameters);
+    let mut rows = Vec::with_capacity(batch.tokens.len() * size);
+    for id in &batch.tokens {
+        match (*id as usize).checked_sub(first) {
+            // A virtual token is what it was trained to be.
+            Some(place) => rows.extend_from_slice(&soft[place * size..][..size]),
+            None if plain => rows.extend_from_slice(&table[*id as usize * size..][..size]),
+            None => {
+                let row = &table[*id as usize * size..][..size];
+                rows.extend(row.iter().map(|value| value * scale));
+            }
+        }
+    }
+    if let Some(noise) = noise {
+        for segment in &batch.segments {
+            let most = noise.alpha / ((segment.len() * size) as f32).sqrt();
+            for token in segment.clone() {
+                if batch.tokens[token] as usize >= first {
+                    continue;
+                }
+                let key = mix(mix(!noise.seed) ^ batch.keys[token]);
+                for (column, value) in rows[token * size..][..size].iter_mut().enumerate() {
+                    let draw = (mix(key.wrapping_add(column as u64)) >> 40) as f32;
+                    *value += most * (draw / (1u32 << 23) as f32 - 1.0);
+                }
+            }
+        }
+    }
+    rows
+}
+
+/// Adds the derivatives to virtual tokens, and to embeddings that are trained themselves, given that to
+/// the first layer's input.
+pub(crate) fn embedding_gradient(
+    model: &Model,
+    batch: &Batch,
+    layout: &Layout,
+    d: &[f32],
+    gradient: &mut [f32],
+) {
+    let (size, first) = (model.config.hidden, model.config.vocabulary);
+    if layout.virtual_tokens > 0 {
+        for (id, d) in batch.tokens.iter().zip(d.chunks_exact(size)) {
+            if let Some(place) = (*id as usize).checked_sub(first) {
+                let row = &mut gradient[place * size..][..size];
+                row.iter_mut().zip(d).for_each(|(sum, d)| *sum += d);
+            }
+        }
+    }
+    if let Some(place) = layout.whole.get(&Slot::Embedding) {
+        let scale = model.config.embedding_scale;
+        let table = &mut gradient[place.clone()];
+        for (id, d) in batch.tokens.iter().zip(d.chunks_exact(size)) {
+            let row = &mut table[*id as usize * size..][..size];
+            row.iter_mut().zip(d).for_each(|(sum, d)| *sum += d * scale);
+        }
+    }
+}
+
 /// The weight that turns the last hidden state into logits.
 fn head<'a>(model: &'a Model, adapter: Option<Adapter<'a>>) -> &'a [f32] {
     let own = |slot| adapter.and_then(|adapter| adapter.whole(slot));
@@ -927,22 +945,8 @@ impl<'a> Pass<'a> {
     ) -> &'b [f32] {
         out.clear();
         out.extend_from_slice(input);
-        self.silence(dropout, projection, size, out);
+        silence(dropout, self.index, projection, &self.batch.keys, size, out);
         out
-    }
-
-    fn silence(&self, dropout: Dropout, projection: Projection, size: usize, rows: &mut [f32]) {
-        let module = (self.index * Projection::ALL.len() + projection as usize) as u64;
-        let base = mix(dropout.seed ^ mix(module));
-        let scale = 1.0 / (1.0 - dropout.share);
-        let below = (f64::from(dropout.share) * 2f64.powi(32)) as u64;
-        rows.par_chunks_mut(size).zip(&self.batch.keys).for_each(|(row, key)| {
-            let row_key = mix(base ^ key);
-            for (column, value) in row.iter_mut().enumerate() {
-                let draw = mix(row_key.wrapping_add(column as u64)) >> 32;
-                *value = if draw < below { 0.0 } else { *value * scale };
-            }
-        });
     }
 }
 
@@ -1065,7 +1069,7 @@ impl Back<'_, '_> {
             let term = Term { lhs: low_lhs, from: i * rank, depth: rank, rhs };
             let part = room(dropped, n * size);
             product(&[term], part, size, size, Into::Set);
-            self.pass.silence(dropout, *projection, size, part);
+            silence(dropout, self.pass.index, *projection, &self.pass.batch.keys, size, part);
             d_input.iter_mut().zip(part).for_each(|(d, part)| *d += *part);
         }
     }
@@ -1167,6 +1171,29 @@ fn room(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
         buffer.resize(len, 0.0);
     }
     &mut buffer[..len]
+}
+
+/// Silences some elements of a projection's inputs, a row for each key, and scales the others so that the
+/// mean stays.
+pub(crate) fn silence(
+    dropout: Dropout,
+    layer: usize,
+    projection: Projection,
+    keys: &[u64],
+    size: usize,
+    rows: &mut [f32],
+) {
+    let module = (layer * Projection::ALL.len() + projection as usize) as u64;
+    let base = mix(dropout.seed ^ mix(module));
+    let scale = 1.0 / (1.0 - dropout.share);
+    let below = (f64::from(dropout.share) * 2f64.powi(32)) as u64;
+    rows.par_chunks_mut(size).zip(keys).for_each(|(row, key)| {
+        let row_key = mix(base ^ key);
+        for (column, value) in row.iter_mut().enumerate() {
+            let draw = mix(row_key.wrapping_add(column as u64)) >> 32;
+            *value = if draw < below { 0.0 } else { *value * scale };
+        }
+    });
 }
 
 /// A number that looks random and depends on every bit (Steele et al. 2014, `SplitMix64`).

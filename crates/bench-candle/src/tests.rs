@@ -1,5 +1,6 @@
 //! The trainer as a whole, on tiny models with seeded random weights.
 
+mod device;
 mod fixture;
 pub(crate) mod golden;
 mod gradient;

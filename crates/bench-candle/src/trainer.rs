@@ -29,7 +29,8 @@ use crate::{
     model::{Model, Projection},
     optimizer::{AdamW, Moments, Rates, clip, learning_rate, norm},
     pissa, preference,
-    step::{Adapter, Dropout, Engine, Keep, Noise, Weigh},
+    runner::{Runner, TRAINED_ON},
+    step::{Adapter, Dropout, Keep, Noise, Weigh},
     tensorboard::Events,
 };
 
@@ -263,7 +264,9 @@ impl<'a> Plan<'a> {
 
     /// Refuses a job that the machine has no memory for, with a setting that fits where one does.
     fn check_memory(&self) -> Result<(), TrainError> {
-        available_memory_bytes().map_or(Ok(()), |available| self.fits(available))
+        // On a GPU the numbers that need memory are not in the machine's.
+        let available = available_memory_bytes().filter(|_| !cfg!(feature = "cuda"));
+        available.map_or(Ok(()), |available| self.fits(available))
     }
 
     fn fits(&self, available: u64) -> Result<(), TrainError> {
@@ -555,7 +558,7 @@ impl Record {
         let data = serde_json::to_vec(&(&job.examples, &job.dev)).map_err(std::io::Error::from)?;
         let mut record = Self {
             key: String::new(),
-            trained_by: TRAINED_BY.into(),
+            trained_by: format!("{TRAINED_BY}{TRAINED_ON}"),
             base: job.base.digest.clone(),
             data: format!("{:x}", Sha256::digest(data)),
             seed: job.seed,
@@ -727,11 +730,12 @@ impl CandleTrainer {
         let before = state.progress.seconds;
         let (rows, unit) = (&plan.rows.rows, plan.unit());
         let longest = rows.iter().chain(&plan.dev).map(|row| row.tokens.len()).max().unwrap_or(0);
-        let mut engine = Engine::new(&plan.model, longest + layout.virtual_tokens);
+        let positions = longest + layout.virtual_tokens;
+        let mut engine = Runner::new(&plan.model, Some(layout), positions)?;
         let reference = match settings.objective {
             Objective::Dpo | Objective::Kto => {
                 let adapter = Adapter { layout, parameters: initial, dropout: None };
-                row_losses(&mut engine, adapter, rows)
+                row_losses(&mut engine, adapter, rows)?
             }
             Objective::Sft | Objective::Orpo | Objective::Reward => Vec::new(),
         };
@@ -776,8 +780,7 @@ impl CandleTrainer {
                 let adapter = Adapter { layout, parameters: &state.parameters, dropout };
                 if unit == 1 {
                     let weigh = Weigh::Same((1.0 / total) as f32);
-                    let found =
-                        engine.learn_weighted(&batch, adapter, weigh, keep, noise, &mut gradient);
+                    let found = engine.learn(&batch, adapter, weigh, keep, noise, &mut gradient)?;
                     loss += found.iter().map(|found| f64::from(found.loss)).sum::<f64>();
                 } else if settings.objective == Objective::Reward {
                     let mut weigh = |rewards: &[f32]| {
@@ -786,7 +789,7 @@ impl CandleTrainer {
                         weighed.weights
                     };
                     let (batch, weigh) = (batch.ends(), Weigh::Rewards(&mut weigh));
-                    engine.learn_weighted(&batch, adapter, weigh, keep, noise, &mut gradient);
+                    engine.learn(&batch, adapter, weigh, keep, noise, &mut gradient)?;
                 } else {
                     let targets: Vec<usize> =
                         places.iter().map(|row| rows[*row].targets()).collect();
@@ -823,7 +826,7 @@ impl CandleTrainer {
                         weighed.weights
                     };
                     let weigh = Weigh::Each(&mut weigh);
-                    engine.learn_weighted(&batch, adapter, weigh, keep, noise, &mut gradient);
+                    engine.learn(&batch, adapter, weigh, keep, noise, &mut gradient)?;
                 }
             }
             loss /= total;
@@ -858,6 +861,7 @@ impl CandleTrainer {
                 let adapter = Adapter { layout, parameters: &state.parameters, dropout: None };
                 mean_loss(&mut engine, adapter, &plan.dev)
             });
+            let dev_loss = dev_loss.transpose()?;
             if let Some(loss) = dev_loss {
                 let better = state.progress.best.is_none_or(|best| loss < best.loss);
                 if better && loss.is_finite() {
@@ -922,10 +926,14 @@ fn stops(settings: &Finetune, best: Option<Best>) -> bool {
 }
 
 /// The summed loss of each row.
-fn row_losses(engine: &mut Engine<'_>, adapter: Adapter<'_>, rows: &[Row]) -> Vec<f64> {
+fn row_losses(
+    engine: &mut Runner<'_>,
+    adapter: Adapter<'_>,
+    rows: &[Row],
+) -> Result<Vec<f64>, TrainError> {
     let mut losses = Vec::with_capacity(rows.len());
     for rows in batches(rows) {
-        let predictions = engine.predict(&Batch::new(rows.iter().zip(0..)), Some(adapter));
+        let predictions = engine.predict(&Batch::new(rows.iter().zip(0..)), Some(adapter))?;
         let mut rest = predictions.as_slice();
         for row in rows {
             let (mine, others) = rest.split_at(row.targets());
@@ -933,7 +941,7 @@ fn row_losses(engine: &mut Engine<'_>, adapter: Adapter<'_>, rows: &[Row]) -> Ve
             losses.push(mine.iter().map(|prediction| f64::from(prediction.loss)).sum());
         }
     }
-    losses
+    Ok(losses)
 }
 
 /// Rows in batches of about [`PREDICT_TOKENS`] tokens.
@@ -951,14 +959,18 @@ fn batches(rows: &[Row]) -> Vec<&[Row]> {
     batches
 }
 
-fn mean_loss(engine: &mut Engine<'_>, adapter: Adapter<'_>, rows: &[Row]) -> f64 {
+fn mean_loss(
+    engine: &mut Runner<'_>,
+    adapter: Adapter<'_>,
+    rows: &[Row],
+) -> Result<f64, TrainError> {
     let (mut loss, mut n) = (0.0, 0);
     for rows in batches(rows) {
-        let predictions = engine.predict(&Batch::new(rows.iter().zip(0..)), Some(adapter));
+        let predictions = engine.predict(&Batch::new(rows.iter().zip(0..)), Some(adapter))?;
         n += predictions.len();
         loss += predictions.iter().map(|prediction| f64::from(prediction.loss)).sum::<f64>();
     }
-    loss / n as f64
+    Ok(loss / n as f64)
 }
 
 fn probe(
@@ -983,14 +995,15 @@ fn probe(
     let encoder = Encoder::open(&base.path, model.config.vocabulary)?;
     let rows: Vec<Row> = rows.iter().map(|row| encoder.probe_row(row)).collect::<Result<_, _>>()?;
     if let Some(row) = rows.iter().position(|row| row.tokens.len() <= row.prompt.max(1)) {
-        return Err(TrainError::EmptyCompletion { what: "probe row", row: row + 1 });
+        let asked = String::new();
+        return Err(TrainError::EmptyCompletion { what: "probe row", row: row + 1, asked });
     }
     let longest = rows.iter().map(|row| row.tokens.len()).max().unwrap_or(0)
         + adapter.map_or(0, |adapter| adapter.layout.virtual_tokens);
-    let mut engine = Engine::new(&model, longest);
+    let mut engine = Runner::new(&model, None, longest)?;
     let mut probes = Vec::with_capacity(rows.len());
     for rows in batches(&rows) {
-        let predictions = engine.predict(&Batch::new(rows.iter().zip(0..)), adapter);
+        let predictions = engine.predict(&Batch::new(rows.iter().zip(0..)), adapter)?;
         let mut rest = predictions.as_slice();
         for row in rows {
             let (mine, others) = rest.split_at(row.targets());

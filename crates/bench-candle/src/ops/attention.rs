@@ -31,11 +31,11 @@ pub(crate) struct Heads {
 }
 
 impl Heads {
-    fn group(self) -> usize {
+    pub(crate) fn group(self) -> usize {
         self.query_heads / self.key_heads
     }
 
-    fn query(self) -> usize {
+    pub(crate) fn query(self) -> usize {
         self.query_heads * self.head
     }
 

@@ -7,11 +7,12 @@ use serde::Deserialize;
 
 use crate::adapter::Layout;
 use crate::data::{Batch, Row};
+use crate::device;
 use crate::model::Model;
 use bench_core::spec::Optimizer;
 
 use crate::optimizer::{AdamW, Rates, clip, norm};
-use crate::step::{Adapter, Engine, Keep};
+use crate::step::{Adapter, Engine, Keep, Weigh};
 
 const FAMILIES: [&str; 6] = ["llama", "llama3", "mistral", "qwen2", "qwen3", "gemma3"];
 
@@ -86,5 +87,46 @@ fn steps_lead_where_those_of_peft_and_torch_lead() {
             "{family}: {found}, {}",
             golden.norm
         );
+    }
+}
+
+#[test]
+fn steps_over_tensors_lead_there_too() {
+    for (family, (place, tolerance)) in FAMILIES
+        .iter()
+        .flat_map(|family| super::device::places().into_iter().map(move |p| (family, p)))
+    {
+        let (golden, batch) = golden(family);
+        let model = Model::open(&folder(family)).unwrap();
+        let (layout, mut parameters) =
+            Layout::read(&model.config, &folder(family).join("adapter")).unwrap();
+        let on = format!("{family} on {place:?}");
+        let engine = device::Engine::new(&model, Some(&layout), place).unwrap();
+        let adapter = Adapter { layout: &layout, parameters: &parameters, dropout: None };
+        for (adapter, expected) in [(None, &golden.base), (Some(adapter), &golden.adapted)] {
+            let found = engine.predict(&batch, adapter).unwrap();
+            let mean = |losses: &mut dyn Iterator<Item = f64>| losses.sum::<f64>();
+            let found = mean(&mut found.iter().map(|p| f64::from(p.loss)));
+            let expected = mean(&mut expected.iter().copied());
+            let apart = (found - expected).abs() / expected;
+            assert!(apart < f64::from(tolerance), "{on}: {found}, {expected}");
+        }
+        let mut optimizer = AdamW::new(Optimizer::Adamw, layout.len);
+        for expected in &golden.course {
+            let mut gradient = vec![0.0; layout.len];
+            let adapter = Adapter { layout: &layout, parameters: &parameters, dropout: None };
+            let n = batch.targets.len();
+            let weigh = Weigh::Same(1.0 / n as f32);
+            let learnt =
+                engine.learn_weighted(&batch, adapter, weigh, Keep::Inputs, None, &mut gradient);
+            let loss = learnt.unwrap().iter().map(|p| f64::from(p.loss)).sum::<f64>() / n as f64;
+            let apart = (loss - expected).abs() / expected;
+            assert!(apart < 5.0 * f64::from(tolerance), "{on}: {loss}, {expected}");
+            let share = clip(norm(&gradient), 1.0);
+            optimizer.step(&mut parameters, &gradient, share, Rates::plain(1e-2, 0.1));
+        }
+        let found = norm(&parameters);
+        let apart = (found - golden.norm).abs() / golden.norm;
+        assert!(apart < f64::from(tolerance), "{on}: {found}, {}", golden.norm);
     }
 }

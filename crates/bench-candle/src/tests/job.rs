@@ -280,6 +280,14 @@ fn mistakes_are_named() {
     refused(&fixture.job("adapter", vec![], settings()), "there are no training rows");
     let mut empty = examples(2);
     empty.push(TrainExample::Text(" ".into()));
+    let Some(TrainExample::Completion { completion, .. }) = empty.get_mut(1) else { panic!() };
+    completion.clear();
+    refused(
+        &fixture.job("adapter", empty.clone(), settings()),
+        "training row 2 (`bbbbb?`) has an empty completion",
+    );
+    empty.remove(1);
+    empty.insert(1, examples(1).remove(0));
     refused(&fixture.job("adapter", empty, settings()), "training row 3 has an empty completion");
 }
 
