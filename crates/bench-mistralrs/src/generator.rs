@@ -15,7 +15,9 @@ use bench_core::digest;
 use bench_core::sampling::{likeliest, log_sum_exp};
 use candle_core::{DType, Device};
 use mistralrs::model_builder_trait::{build_model_from_pipeline, build_text_pipeline};
-use mistralrs::{ModelDType, TextModelBuilder, TokenSource};
+use mistralrs::{
+    MemoryGpuConfig, ModelDType, PagedAttentionMetaBuilder, TextModelBuilder, TokenSource,
+};
 use mistralrs_core::{
     AddModelConfig, CustomLogitsProcessor, NormalRequest, Pipeline, Request as EngineRequest,
     RequestMessage, Response, SamplingParams, SchedulerConfig, StopTokens,
@@ -32,6 +34,9 @@ use crate::{BACKEND, MistralLoader, adapter};
 /// token has one scratch buffer for all of them, so each gets what the last one attends to
 /// (`flash_attn_cpu_single_q`). Answers are therefore written one at a time.
 const MAX_RUNNING: u32 = if cfg!(feature = "cuda") { 32 } else { 1 };
+
+/// Tokens, of all answers in progress on a GPU, whose keys and values have room there.
+const PAGED_TOKENS: usize = 32_768;
 
 /// Tokens by which mistral.rs grows the keys and values of an answer (`CACHE_GROW_SIZE`).
 const GROWTH: u64 = 512;
@@ -101,7 +106,17 @@ impl MistralGenerator {
                 .with_max_num_seqs(MAX_RUNNING as usize)
                 .with_prefix_cache_n(keeps.then_some(1));
             if cfg!(feature = "cuda") {
-                builder.with_dtype(ModelDType::BF16)
+                // Keys and values in pages, so that answers of different lengths share the GPU (Kwon
+                // et al. 2023).
+                let pages = PagedAttentionMetaBuilder::default()
+                    .with_gpu_memory(MemoryGpuConfig::ContextSize(PAGED_TOKENS))
+                    .build();
+                let builder = builder.with_dtype(ModelDType::BF16);
+                match pages {
+                    Ok(pages) => builder.with_paged_attn(pages),
+                    // Without pages it answers too, with less in parallel.
+                    Err(_) => builder,
+                }
             } else {
                 builder.with_dtype(ModelDType::F32).with_force_cpu()
             }
