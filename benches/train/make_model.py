@@ -1,6 +1,6 @@
 """Makes a model folder of a known shape with random seeded weights and a tokenizer of whole words.
 
-    python make_model.py smollm2-135m|qwen2.5-0.5b FOLDER
+    python make_model.py smollm2-135m|qwen2.5-0.5b|llama-3.2-1b FOLDER
 
 Time and memory of a training step depend on the shape and not on the numbers, so that nothing needs
 to be downloaded.
@@ -22,6 +22,10 @@ SHAPES = {
         vocab_size=151936, hidden_size=896, intermediate_size=4864, num_hidden_layers=24,
         num_attention_heads=14, num_key_value_heads=2, max_position_embeddings=32768,
         rope_theta=1000000.0, rms_norm_eps=1e-6, tie_word_embeddings=True)),
+    "llama-3.2-1b": lambda: LlamaForCausalLM(LlamaConfig(
+        vocab_size=128256, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16,
+        num_attention_heads=32, num_key_value_heads=8, head_dim=64, max_position_embeddings=8192,
+        rope_theta=500000.0, rms_norm_eps=1e-5, tie_word_embeddings=True)),
 }
 # The words that the example `train_speed` writes.
 WORDS = ["river", "seven", "of", "stone", "and", "went", "blue", "the", "market"]
@@ -30,7 +34,8 @@ WORDS = ["river", "seven", "of", "stone", "and", "went", "blue", "the", "market"
 def main():
     shape, folder = sys.argv[1], pathlib.Path(sys.argv[2])
     torch.manual_seed(0)
-    model = SHAPES[shape]().to(torch.float32)
+    # A GPU's shape is kept as it is served there.
+    model = SHAPES[shape]().to(torch.bfloat16 if shape == "llama-3.2-1b" else torch.float32)
     model.save_pretrained(folder)
     size = model.config.vocab_size
     words = ["<s>", "</s>", *WORDS]
