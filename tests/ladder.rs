@@ -148,6 +148,7 @@ fn every_method_is_served_as_it_was_trained() {
         ("rslora", "adapter", "lora_r: 4, use_rslora: true"),
         ("pissa", "adapter", "lora_r: 4, init_lora_weights: pissa"),
         ("qlora", "adapter", "lora_r: 4, method: qlora"),
+        ("hqq", "adapter", "lora_r: 4, method: qlora, quantization: hqq4"),
         ("dora", "merged", "lora_r: 4, use_dora: true"),
         ("last_layers", "merged", "method: last_layers, last_layers: 1"),
         ("head", "merged", "method: head"),

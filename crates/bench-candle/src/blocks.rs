@@ -151,6 +151,37 @@ impl Blocks {
     }
 }
 
+/// A matrix in few bits.
+pub(crate) enum Packed {
+    /// In GGUF's formats.
+    Blocks(Blocks),
+    /// In somebody else's, with the count of its numbers.
+    Other(Box<dyn bench_core::backend::Packed>, usize),
+}
+
+impl Packed {
+    /// How many numbers it holds.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Blocks(blocks) => blocks.len(),
+            Self::Other(_, len) => *len,
+        }
+    }
+
+    /// Writes the numbers to `out`, which has room for just them. What cannot be given back is no
+    /// number, which stops a training as any loss that is none.
+    pub(crate) fn unpack(&self, out: &mut [f32]) {
+        match self {
+            Self::Blocks(blocks) => blocks.unpack(out),
+            Self::Other(packed, _) => {
+                if packed.unpack(out).is_err() {
+                    out.fill(f32::NAN);
+                }
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use candle_core::quantized::{GgmlDType, QTensor};

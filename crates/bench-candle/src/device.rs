@@ -16,7 +16,7 @@ use candle_core::{D, DType, Device, Result, Tensor};
 
 use crate::{
     adapter::{Group, GroupPlace, Layout},
-    blocks::Kind,
+    blocks::{Kind, Packed},
     data::Batch,
     model::{Model, Projection, Slot},
     ops::{attention::Heads, loss::Prediction},
@@ -59,6 +59,8 @@ enum Frozen {
     Numbers(Tensor),
     /// Unpacked each time.
     Blocks(QTensor),
+    /// Unpacked each time, by whoever packed it on the host.
+    Host,
 }
 
 /// What is trained, as it is now.
@@ -159,9 +161,10 @@ impl<'a> Engine<'a> {
             for projection in Projection::ALL {
                 let own = model.layers[index].linear(projection);
                 let shape = projection.shape(config);
-                let weight = match &own.blocks {
+                let weight = match &own.packed {
                     _ if is_trained(Slot::Weight(index, projection)) => None,
-                    Some(blocks) => {
+                    Some(Packed::Other(..)) => Some(Frozen::Host),
+                    Some(Packed::Blocks(blocks)) => {
                         let kind = match blocks.kind() {
                             Kind::Q4 => GgmlDType::Q4_0,
                             Kind::Q5 => GgmlDType::Q5_0,
@@ -368,6 +371,12 @@ impl<'a> Engine<'a> {
             Some(Frozen::Numbers(numbers)) => Ok(numbers.clone()),
             Some(Frozen::Blocks(blocks)) => {
                 blocks.dequantize(&self.place.device)?.to_dtype(self.place.dtype)
+            }
+            Some(Frozen::Host) => {
+                let (rows, columns) = projection.shape(&self.model.config);
+                let mut numbers = vec![0.0; rows * columns];
+                let linear = self.model.layers[index].linear(projection);
+                self.place.numbers(linear.unpacked(&mut numbers), (rows, columns))
             }
             None => candle_core::bail!("layer {index} has no {}", projection.name()),
         }

@@ -53,6 +53,8 @@ pub enum TrainError {
         "`{module}` has {columns} columns, which do not make whole blocks of 32: choose `method: lora`"
     )]
     Blocks { module: &'static str, columns: usize },
+    #[error("`{module}` cannot be kept as `{quantization}`: {what}; choose `quantization: q8_0`")]
+    Packing { module: &'static str, quantization: String, what: String },
     #[error("`{key}` does not go with `{other}`: {remedy}")]
     Together { key: &'static str, other: String, remedy: &'static str },
     #[error(

@@ -12,7 +12,7 @@ pub(crate) use config::Config;
 pub(crate) use slot::Slot;
 pub(crate) use weights::{Weight, Weights};
 
-use crate::blocks::{Blocks, Kind};
+use crate::blocks::{Blocks, Kind, Packed};
 use crate::error::TrainError;
 
 /// The linear layers of a decoder layer, in the order in which a token passes them.
@@ -64,21 +64,21 @@ impl Projection {
 
 /// A linear layer: `weight` is (output, input), row by row.
 pub(crate) struct Linear {
-    /// Empty where `blocks` hold it.
+    /// Empty where `packed` holds it.
     pub(crate) weight: Weight,
     pub(crate) bias: Option<Weight>,
-    /// The weight in blocks of few bits, for training over a quantised base.
-    pub(crate) blocks: Option<Blocks>,
+    /// The weight in few bits, for training over a quantised base.
+    pub(crate) packed: Option<Packed>,
 }
 
 impl Linear {
     /// The weight as numbers, in `buffer` where it has to be unpacked.
     pub(crate) fn unpacked<'a>(&'a self, buffer: &'a mut [f32]) -> &'a [f32] {
-        match &self.blocks {
+        match &self.packed {
             None => &self.weight,
-            Some(blocks) => {
-                let buffer = &mut buffer[..blocks.len()];
-                blocks.unpack(buffer);
+            Some(packed) => {
+                let buffer = &mut buffer[..packed.len()];
+                packed.unpack(buffer);
                 buffer
             }
         }
@@ -157,14 +157,23 @@ impl Model {
     /// Keeps the linear layers' weights in blocks of few bits from now on, and gives back the memory
     /// of their numbers.
     pub(crate) fn quantise(&mut self, kind: Kind) -> Result<(), TrainError> {
+        self.pack(|projection, (_, columns), weight| {
+            if columns.is_multiple_of(crate::blocks::SIZE) {
+                return Ok(Packed::Blocks(Blocks::pack(kind, weight)));
+            }
+            Err(TrainError::Blocks { module: projection.name(), columns })
+        })
+    }
+
+    /// The same in any form.
+    pub(crate) fn pack(
+        &mut self,
+        mut pack: impl FnMut(Projection, (usize, usize), &[f32]) -> Result<Packed, TrainError>,
+    ) -> Result<(), TrainError> {
         for layer in &mut self.layers {
             for (projection, linear) in Projection::ALL.iter().zip(&mut layer.linear) {
-                let columns = projection.shape(&self.config).1;
-                if !columns.is_multiple_of(crate::blocks::SIZE) {
-                    let module = projection.name();
-                    return Err(TrainError::Blocks { module, columns });
-                }
-                linear.blocks = Some(Blocks::pack(kind, &linear.weight));
+                let shape = projection.shape(&self.config);
+                linear.packed = Some(pack(*projection, shape, &linear.weight)?);
                 linear.weight.release();
                 linear.weight = Weight::Owned(Vec::new().into());
             }
@@ -222,7 +231,7 @@ fn layer(config: &Config, index: usize, weights: &mut Weights) -> Result<Layer, 
         Ok(Linear {
             weight: weights.take(&format!("{path}.weight"), &[output, input])?,
             bias: weights.has(&bias).then(|| weights.take(&bias, &[output])).transpose()?,
-            blocks: None,
+            packed: None,
         })
     });
     let linear = linear.into_iter().collect::<Result<Vec<_>, TrainError>>()?;

@@ -844,7 +844,7 @@ impl<'a> Pass<'a> {
             return weight;
         }
         let linear = self.layer.linear(projection);
-        let len = linear.blocks.as_ref().map_or(0, crate::blocks::Blocks::len);
+        let len = linear.packed.as_ref().map_or(0, crate::blocks::Packed::len);
         linear.unpacked(room(buffer, len))
     }
 
@@ -1035,7 +1035,7 @@ impl Back<'_, '_> {
         let Scratch { lhs, low_lhs, low, dropped, weights, .. } = &mut *self.scratch;
         let packed = |projection: &Projection| {
             let linear = self.pass.layer.linear(*projection);
-            linear.blocks.as_ref().map_or(0, crate::blocks::Blocks::len)
+            linear.packed.as_ref().map_or(0, crate::blocks::Packed::len)
         };
         let mut buffer = room(weights, group.projections().iter().map(packed).sum());
         let mut terms = Vec::with_capacity(4);

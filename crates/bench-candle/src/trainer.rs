@@ -3,11 +3,12 @@
 use std::ffi::OsString;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bench_core::backend::{
-    BackendError, ModelFolder, Probe, ProbeRow, Served, TrainExample, TrainJob, TrainOutcome,
-    TrainStep, Trainer,
+    BackendError, ModelFolder, Packer, Probe, ProbeRow, Served, TrainExample, TrainJob,
+    TrainOutcome, TrainStep, Trainer,
 };
 use bench_core::spec::{
     Finetune, InitLoraWeights, Method, Objective, Optimizer, PromptTuningInit, Quantization,
@@ -52,15 +53,26 @@ const PREDICT_TOKENS: usize = 1024;
 /// Trains low-rank adapters, or a model's own weights, on the processor in f32.
 ///
 /// The same job gives the same bits on the same kind of processor, also when it was interrupted.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone)]
 pub struct CandleTrainer {
     /// Time between two checkpoints of a running job; one is also written after each epoch.
     pub checkpoint_every: Duration,
+    /// Rounds a frozen base in the formats that are not GGUF's. Without it these are refused.
+    pub packer: Option<Arc<dyn Packer>>,
 }
 
 impl Default for CandleTrainer {
     fn default() -> Self {
-        Self { checkpoint_every: Duration::from_mins(1) }
+        Self { checkpoint_every: Duration::from_mins(1), packer: None }
+    }
+}
+
+impl std::fmt::Debug for CandleTrainer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CandleTrainer")
+            .field("checkpoint_every", &self.checkpoint_every)
+            .field("packer", &self.packer.is_some())
+            .finish()
     }
 }
 
@@ -244,7 +256,7 @@ impl<'a> Plan<'a> {
             .sum();
         let base = match settings.method {
             Method::Qlora => {
-                let packed = linear / blocks::SIZE * kind(settings.quantization).bytes();
+                let packed = linear / blocks::SIZE * block_bytes(settings.quantization);
                 let unpacked = 2 * config.intermediate * config.hidden;
                 4 * (self.model.parameters as usize - linear + unpacked) + packed
             }
@@ -311,7 +323,7 @@ impl<'a> Plan<'a> {
 
     /// The parameters that training starts from. What a method changes in the frozen base is
     /// changed in `self.model`.
-    fn start(&mut self) -> Result<Vec<f32>, TrainError> {
+    fn start(&mut self, packer: Option<&dyn Packer>) -> Result<Vec<f32>, TrainError> {
         let (settings, seed) = (&self.job.settings, self.job.seed);
         let mut parameters = self.layout.initial(&self.model, settings.init_lora_weights, seed);
         if settings.method.is_low_rank() && settings.init_lora_weights == InitLoraWeights::Pissa {
@@ -321,9 +333,37 @@ impl<'a> Plan<'a> {
             parameters = self.layout.embedded(&self.model, &self.start_tokens);
         }
         if settings.method == Method::Qlora {
-            self.model.quantise(kind(settings.quantization))?;
+            self.quantise(settings.quantization, packer)?;
         }
         Ok(parameters)
+    }
+
+    fn quantise(
+        &mut self,
+        quantization: Quantization,
+        packer: Option<&dyn Packer>,
+    ) -> Result<(), TrainError> {
+        if let Some(kind) = kind(quantization) {
+            return self.model.quantise(kind);
+        }
+        let value = || {
+            let name = serde_json::to_value(quantization).unwrap_or_default();
+            name.as_str().unwrap_or_default().to_owned()
+        };
+        let Some(packer) = packer else {
+            return Err(TrainError::Setting {
+                key: "quantization",
+                value: value(),
+                expected: "`q4_0`, `q5_0` or `q8_0` where nothing rounds weights in other formats",
+            });
+        };
+        self.model.pack(|projection, shape, numbers| {
+            let packed = packer.pack(quantization, shape, numbers).map_err(|error| {
+                let (module, quantization) = (projection.name(), value());
+                TrainError::Packing { module, quantization, what: error.chain() }
+            })?;
+            Ok(blocks::Packed::Other(packed, numbers.len()))
+        })
     }
 
     /// Writes what was trained into `folder`, in the form in which it is served.
@@ -367,7 +407,7 @@ impl<'a> Plan<'a> {
 /// The parameters that a job starts from.
 #[cfg(test)]
 pub(crate) fn start(job: &TrainJob) -> Result<Vec<f32>, TrainError> {
-    Plan::new(job)?.start()
+    Plan::new(job)?.start(None)
 }
 
 /// The tokens whose embeddings a soft prompt starts from; none where it starts from random numbers.
@@ -408,11 +448,24 @@ fn unit(settings: &Finetune) -> usize {
     }
 }
 
-fn kind(quantization: Quantization) -> blocks::Kind {
+/// GGUF's formats, which are ours; none of the others.
+fn kind(quantization: Quantization) -> Option<blocks::Kind> {
     match quantization {
-        Quantization::Q4_0 => blocks::Kind::Q4,
-        Quantization::Q5_0 => blocks::Kind::Q5,
-        Quantization::Q8_0 => blocks::Kind::Q8,
+        Quantization::Q4_0 => Some(blocks::Kind::Q4),
+        Quantization::Q5_0 => Some(blocks::Kind::Q5),
+        Quantization::Q8_0 => Some(blocks::Kind::Q8),
+        Quantization::Hqq4 | Quantization::Hqq8 => None,
+    }
+}
+
+/// Bytes of as many weights as a block has.
+fn block_bytes(quantization: Quantization) -> usize {
+    // Two numbers in f32 for each 64 weights.
+    let hqq = |bits: usize| (blocks::SIZE * bits / 8) + 2 * 4 * blocks::SIZE / 64;
+    match quantization {
+        Quantization::Hqq4 => hqq(4),
+        Quantization::Hqq8 => hqq(8),
+        _ => kind(quantization).map_or(0, blocks::Kind::bytes),
     }
 }
 
@@ -658,7 +711,7 @@ impl CandleTrainer {
         let mut plan = Plan::new(job)?;
         let part = Part::claim(&job.output)?;
         plan.check_memory()?;
-        let initial = plan.start()?;
+        let initial = plan.start(self.packer.as_deref())?;
         let folder = part.path.join("adapter");
         let state = match self.steps(&plan, &initial, &part.path, &record.key, on_step)? {
             Course::Ended(state) => state,

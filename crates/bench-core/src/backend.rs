@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::chat::Message;
 use crate::classifier::LinearClassifier;
 use crate::dataset::Document;
-use crate::spec::{Finetune, Rag};
+use crate::spec::{Finetune, Quantization, Rag};
 
 /// Turns a prompt into text. Implemented by `bench-mistralrs`, `bench-openai` and the scripted
 /// backend of `bench-run`.
@@ -186,6 +186,30 @@ pub struct TrainJob {
     pub seed: u64,
     /// The adapter folder to make.
     pub output: PathBuf,
+}
+
+/// Rounds frozen weights to few bits, for training over them.
+pub trait Packer: Send + Sync {
+    /// Rounds a matrix of `shape` (rows, columns), row by row in `numbers`, in a format that the trainer
+    /// has not itself.
+    ///
+    /// # Errors
+    /// The format has no place for this shape, or cannot be given back as numbers.
+    fn pack(
+        &self,
+        quantization: Quantization,
+        shape: (usize, usize),
+        numbers: &[f32],
+    ) -> Result<Box<dyn Packed>, BackendError>;
+}
+
+/// A matrix rounded to few bits.
+pub trait Packed: Send + Sync {
+    /// Writes its numbers, row by row, into `out`, which has room for just them.
+    ///
+    /// # Errors
+    /// They cannot be given back.
+    fn unpack(&self, out: &mut [f32]) -> Result<(), BackendError>;
 }
 
 /// One training example, laid out.

@@ -1154,7 +1154,7 @@ pub enum PromptTuningInit {
     Random,
 }
 
-/// Bits of a frozen base, in GGUF's formats.
+/// Bits of a frozen base, in GGUF's formats or mistral.rs' own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Quantization {
@@ -1165,6 +1165,11 @@ pub enum Quantization {
     Q5_0,
     /// 8.5 bits a weight.
     Q8_0,
+    /// 4 bits and two numbers for 64 weights: half-quadratic quantisation (Badri and Shaji 2023), by
+    /// mistral.rs.
+    Hqq4,
+    /// The same with 8 bits.
+    Hqq8,
 }
 
 /// What a low-rank adapter starts from.

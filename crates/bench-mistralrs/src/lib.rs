@@ -10,6 +10,7 @@ mod counter;
 mod folder;
 mod generator;
 mod grammar;
+mod packer;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use bench_core::backend::{BackendError, Generator, Loader, ModelFolder};
 
 pub use crate::counter::PromptCounter;
 pub use crate::generator::MistralGenerator;
+pub use crate::packer::MistralPacker;
 
 const BACKEND: &str = "mistralrs";
 

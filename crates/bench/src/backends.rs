@@ -15,7 +15,7 @@ use bench_core::digest;
 use bench_core::manifest::ModelEntry;
 use bench_core::spec::{self, EmbedderSource, IndexBackend, ModelSource, RerankerSource};
 use bench_fastembed::{OnnxEmbedder, OnnxReranker, Options, Pooling};
-use bench_mistralrs::{MistralLoader, PromptCounter};
+use bench_mistralrs::{MistralLoader, MistralPacker, PromptCounter};
 use bench_openai::{EndpointEmbedder, EndpointGenerator};
 use bench_qdrant::{QdrantIndexer, QdrantServer};
 use bench_retrieval::{CachedEmbedder, English, ExactIndexer, HashingEmbedder, OverlapReranker};
@@ -234,7 +234,10 @@ impl Backends for Real {
 
     fn trainer(&self, model: &ResolvedModel) -> Result<Arc<dyn Trainer>, BackendError> {
         match &model.place {
-            Place::Local(_) => Ok(Arc::new(CandleTrainer::default())),
+            Place::Local(_) => Ok(Arc::new(CandleTrainer {
+                packer: Some(Arc::new(MistralPacker)),
+                ..CandleTrainer::default()
+            })),
             Place::Scripted(_) => Ok(Arc::new(ScriptedTrainer)),
             Place::Endpoint(_) | Place::Embedder(_) => {
                 model.folder().map(|_| Arc::new(ScriptedTrainer) as Arc<dyn Trainer>)

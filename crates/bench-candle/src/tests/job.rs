@@ -1,11 +1,12 @@
 //! Whole jobs: what they learn, leave behind, refuse and resume.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bench_core::backend::{
-    Loader, ModelFolder, Probe, ProbeRow, Request, Served, TrainExample, TrainJob, TrainOutcome,
-    TrainStep, Trainer,
+    BackendError, Loader, ModelFolder, Packed, Packer, Probe, ProbeRow, Request, Served,
+    TrainExample, TrainJob, TrainOutcome, TrainStep, Trainer,
 };
 use bench_core::chat::Message;
 use bench_core::spec::{
@@ -96,7 +97,7 @@ fn an_interrupted_job_ends_as_an_uninterrupted_one_bit_for_bit() {
     let whole = fixture.job("whole", examples(7), settings.clone());
     let expected = train(&whole);
     for (every, stop) in [(0, 6), (60, 6), (0, 1)] {
-        let trainer = CandleTrainer { checkpoint_every: Duration::from_secs(every) };
+        let trainer = CandleTrainer { checkpoint_every: Duration::from_secs(every), packer: None };
         let job = TrainJob { output: fixture.path(&format!("cut{every}-{stop}")), ..whole.clone() };
         let cut = catch_unwind(AssertUnwindSafe(|| {
             trainer.train(&job, &mut |step| assert!(step.step < stop, "killed"))
@@ -386,7 +387,7 @@ fn every_method_learns_and_ends_the_same_when_it_was_interrupted() {
         let (first, last) = (epoch(&outcome.steps[..4]), epoch(&outcome.steps[8..]));
         assert!(last < first, "{name}: {first} to {last}");
         let cut = TrainJob { output: fixture.path("cut"), ..job.clone() };
-        let trainer = CandleTrainer { checkpoint_every: Duration::ZERO };
+        let trainer = CandleTrainer { checkpoint_every: Duration::ZERO, packer: None };
         let killed = catch_unwind(AssertUnwindSafe(|| {
             trainer.train(&cut, &mut |step| assert!(step.step < 5, "killed"))
         }));
@@ -449,6 +450,57 @@ fn a_quantised_base_is_trained_over_and_the_base_itself_is_served() {
     assert!(eight.steps.last().unwrap().loss < 0.5 * first(&eight));
 }
 
+/// Keeps weights as they are, or refuses them.
+struct Keeps {
+    refuses: bool,
+}
+
+struct Kept(Vec<f32>);
+
+impl Packed for Kept {
+    fn unpack(&self, out: &mut [f32]) -> Result<(), BackendError> {
+        out.copy_from_slice(&self.0);
+        Ok(())
+    }
+}
+
+impl Packer for Keeps {
+    fn pack(
+        &self,
+        quantization: Quantization,
+        shape: (usize, usize),
+        numbers: &[f32],
+    ) -> Result<Box<dyn Packed>, BackendError> {
+        assert_eq!((quantization, shape.0 * shape.1), (Quantization::Hqq4, numbers.len()));
+        if self.refuses {
+            return Err(BackendError::rejected("elsewhere", "groups of 64 do not fit"));
+        }
+        Ok(Box::new(Kept(numbers.to_vec())))
+    }
+}
+
+#[test]
+fn a_base_that_somebody_else_packs_is_trained_over_as_he_gives_it_back() {
+    let fixture = Fixture::new("llama");
+    let hqq = Finetune { method: Method::Qlora, quantization: Quantization::Hqq4, ..settings() };
+    let with = |name: &str, packer: Option<Arc<dyn Packer>>| {
+        let trainer = CandleTrainer { packer, ..CandleTrainer::default() };
+        trainer.train(&fixture.job(name, examples(4), hqq.clone()), &mut |_| {})
+    };
+    let kept = with("kept", Some(Arc::new(Keeps { refuses: false }))).unwrap();
+    let plain = Finetune { method: Method::Lora, ..hqq.clone() };
+    let plain = train(&fixture.job("plain", examples(4), plain));
+    let losses = |outcome: &TrainOutcome| outcome.steps.iter().map(|s| s.loss).collect::<Vec<_>>();
+    assert_eq!(losses(&kept), losses(&plain));
+    let refused = with("refused", Some(Arc::new(Keeps { refuses: true }))).unwrap_err();
+    assert!(
+        refused.to_string().contains("`q_proj` cannot be kept as `hqq4`: groups of 64 do not fit"),
+        "{refused}"
+    );
+    let nobody = with("nobody", None).unwrap_err();
+    assert!(nobody.to_string().contains("`quantization` is hqq4"), "{nobody}");
+}
+
 #[test]
 fn the_best_step_is_kept_and_training_stops_when_it_gets_no_better() {
     let fixture = Fixture::new("llama");
@@ -486,7 +538,7 @@ fn the_best_step_is_kept_and_training_stops_when_it_gets_no_better() {
 
     // Interrupted between the best step and the end, it ends the same.
     let cut = TrainJob { output: fixture.path("cut"), ..job.clone() };
-    let trainer = CandleTrainer { checkpoint_every: Duration::ZERO };
+    let trainer = CandleTrainer { checkpoint_every: Duration::ZERO, packer: None };
     let killed = catch_unwind(AssertUnwindSafe(|| {
         trainer.train(&cut, &mut |step| assert!(step.step < best.0 + 5, "killed"))
     }));
@@ -514,7 +566,7 @@ fn a_checkpoint_that_is_half_written_counts_as_none() {
     train(&whole);
     for keep in [0, 7, 100, 5000] {
         let cut = TrainJob { output: fixture.path(&format!("cut{keep}")), ..whole.clone() };
-        let trainer = CandleTrainer { checkpoint_every: Duration::ZERO };
+        let trainer = CandleTrainer { checkpoint_every: Duration::ZERO, packer: None };
         let killed = catch_unwind(AssertUnwindSafe(|| {
             trainer.train(&cut, &mut |step| assert!(step.step < 4, "killed"))
         }));
