@@ -494,11 +494,12 @@ fn a_base_that_somebody_else_packs_is_trained_over_as_he_gives_it_back() {
     assert_eq!(losses(&kept), losses(&plain));
     let refused = with("refused", Some(Arc::new(Keeps { refuses: true }))).unwrap_err();
     assert!(
-        refused.to_string().contains("`q_proj` cannot be kept as `hqq4`: groups of 64 do not fit"),
-        "{refused}"
+        refused.chain().contains("`q_proj` cannot be kept as `hqq4`: groups of 64 do not fit"),
+        "{}",
+        refused.chain()
     );
     let nobody = with("nobody", None).unwrap_err();
-    assert!(nobody.to_string().contains("`quantization` is hqq4"), "{nobody}");
+    assert!(nobody.chain().contains("`quantization` is hqq4"), "{}", nobody.chain());
 }
 
 #[test]
