@@ -1,5 +1,6 @@
 //! Training jobs: from examples to an adapter folder that is whole or absent.
 
+use std::error::Error as _;
 use std::ffi::OsString;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -360,7 +361,8 @@ impl<'a> Plan<'a> {
         self.model.pack(|projection, shape, numbers| {
             let packed = packer.pack(quantization, shape, numbers).map_err(|error| {
                 let (module, quantization) = (projection.name(), value());
-                TrainError::Packing { module, quantization, what: error.chain() }
+                let what = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+                TrainError::Packing { module, quantization, what }
             })?;
             Ok(blocks::Packed::Other(packed, numbers.len()))
         })
