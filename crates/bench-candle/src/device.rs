@@ -25,7 +25,7 @@ use crate::{
 use ops::{Grid, Turns, attention, attention_backward, gated, gated_backward, norm, norm_backward};
 
 /// Logits that exist at a time, in numbers.
-const LOGITS: usize = 1 << 27;
+const LOGITS: usize = 1 << 26;
 
 /// Where tensors are, and in which numbers.
 #[derive(Clone, Debug)]

@@ -29,6 +29,7 @@ use crate::{
     error::TrainError,
     merge::{fold_in, write_folder},
     model::{Model, Projection},
+    ops::loss,
     optimizer::{AdamW, Moments, Rates, clip, learning_rate, norm},
     pissa, preference,
     runner::{Runner, TRAINED_ON},
@@ -40,7 +41,7 @@ use crate::{
 const RECORD: &str = "bench.json";
 
 /// Another version may train other numbers from the same job; raise the number when it does.
-const TRAINED_BY: &str = concat!("bench-candle ", env!("CARGO_PKG_VERSION"), ", trainer 2");
+const TRAINED_BY: &str = concat!("bench-candle ", env!("CARGO_PKG_VERSION"), ", trainer 3");
 
 /// Times that a step may fail to give a number and the learning rate is halved.
 const MOST_HALVED: u32 = 5;
@@ -245,7 +246,7 @@ impl<'a> Plan<'a> {
         let kept = if settings.gradient_checkpointing { 1 } else { passed };
         let activations = batch * (layer * kept + config.hidden * config.layers);
         let scratch = batch * (8 * config.hidden + 8 * config.intermediate);
-        let logits = 256 * (config.vocabulary + 3072);
+        let logits = loss::chunk(batch, config.vocabulary) * (config.vocabulary + 3072);
         // Parameters, the last good ones, and the gradient; then two moments of each.
         let trained = 3 * 4 * layout.len + 2 * Moments::bytes(settings.optimizer, layout.len);
         let linear: usize = Projection::ALL

@@ -5,8 +5,11 @@ use rayon::prelude::*;
 use super::{exp, largest, sum_of, vectorised};
 use crate::matrix::{Into, Lhs, Rhs, Term, product};
 
-/// Rows whose logits exist at the same time: a multiple of all kernels' tiles.
-const CHUNK: usize = 252;
+/// Logits that exist at the same time, in numbers: 128 MiB. Each chunk of rows packs the whole output
+/// matrix twice, so that few large ones are fastest.
+const LOGITS: usize = 1 << 25;
+/// A multiple of all kernels' tiles.
+const TILES: usize = 12;
 /// Tokens whose derivatives are packed at the same time.
 const BLOCK: usize = 3072;
 
@@ -62,6 +65,12 @@ impl Weights<'_> {
     }
 }
 
+/// How many of `rows` rows have their logits at the same time: all chunks are about equally long.
+pub(crate) fn chunk(rows: usize, vocabulary: usize) -> usize {
+    let most = (LOGITS / vocabulary).max(TILES);
+    rows.div_ceil(rows.div_ceil(most).max(1)).next_multiple_of(TILES)
+}
+
 /// [`predict`] with a weight per target. Adds the derivative to the output matrix to `d_head` where
 /// that is given.
 pub(crate) fn predict_weighted(
@@ -77,10 +86,11 @@ pub(crate) fn predict_weighted(
     let Scratch { lhs, logits } = scratch;
     let n_rows = targets.len();
     let mut predictions = Vec::with_capacity(n_rows);
-    let chunks = hidden.chunks_mut(CHUNK * size).zip(targets.chunks(CHUNK));
-    for (from, (hidden, targets)) in (0..).step_by(CHUNK).zip(chunks) {
+    let chunk = chunk(n_rows, vocabulary).max(1);
+    let chunks = hidden.chunks_mut(chunk * size).zip(targets.chunks(chunk));
+    for (from, (hidden, targets)) in (0..).step_by(chunk).zip(chunks) {
         let rows = targets.len();
-        logits.resize(CHUNK.min(n_rows) * vocabulary, 0.0);
+        logits.resize(chunk.min(n_rows) * vocabulary, 0.0);
         let logits = &mut logits[..rows * vocabulary];
         lhs.pack(hidden, rows, size, size);
         let rhs = Rhs::Columns { data: head, stride: size };
