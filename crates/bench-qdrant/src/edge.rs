@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bench_core::backend::{BackendError, IndexInfo, IndexJob, Indexer, Retriever};
+use bench_core::backend::{BackendError, Embedder, IndexInfo, IndexJob, Indexer, Retriever};
 use bench_core::dataset::Document;
 use bench_core::digest;
 use bench_core::retrieval::{
@@ -95,7 +95,8 @@ impl EdgeIndexer {
             std::fs::remove_dir_all(&new).map_err(io)?;
         }
         std::fs::create_dir_all(&new).map_err(io)?;
-        let shard = EdgeShard::new(&new, self.config(embedder.map(|one| one.dimension())));
+        let dimension = embedder.map(Embedder::dimension);
+        let shard = EdgeShard::new(&new, self.config(dimension));
         let shard = shard.map_err(|error| explain(&error))?;
         let points: Vec<PointStruct> = (0_u64..)
             .zip(&chunks)
