@@ -709,7 +709,7 @@ fn sparsely_labelled(set: &SetResult<'_>) -> Option<String> {
     let fewest = partly.min_by_key(|arm| arm.people.len())?;
     let why = fewest.suffices().err()?;
     Some(format!(
-        "{}: the judge's scores are not corrected by people's of an arm's answers: {why}; the rows `{HUMAN}` are people's own means of what they labelled",
+        "{}: the judge's scores are not corrected by people's labels of an arm's answers: {why}; the rows `{HUMAN}` are people's own means of what they labelled",
         set.set.name
     ))
 }
