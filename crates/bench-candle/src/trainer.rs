@@ -52,7 +52,8 @@ const MODEL: &str = "model.safetensors";
 /// Tokens of a forward pass without a way back.
 const PREDICT_TOKENS: usize = 1024;
 
-/// Trains low-rank adapters, or a model's own weights, on the processor in f32.
+/// Trains low-rank adapters, or a model's own weights: on the processor in f32, or with feature `cuda` on
+/// the first GPU in bf16.
 ///
 /// The same job gives the same bits on the same kind of processor, also when it was interrupted.
 #[derive(Clone)]
@@ -79,6 +80,10 @@ impl std::fmt::Debug for CandleTrainer {
 }
 
 impl Trainer for CandleTrainer {
+    fn version(&self) -> String {
+        version()
+    }
+
     fn train(
         &self,
         job: &TrainJob,
@@ -593,6 +598,11 @@ fn check(settings: &Finetune) -> Result<(), TrainError> {
     Ok(())
 }
 
+/// Who trains, and where.
+fn version() -> String {
+    format!("{TRAINED_BY}{TRAINED_ON}")
+}
+
 /// What tells one job from another, and what a finished output keeps of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Record {
@@ -614,7 +624,7 @@ impl Record {
         let data = serde_json::to_vec(&(&job.examples, &job.dev)).map_err(std::io::Error::from)?;
         let mut record = Self {
             key: String::new(),
-            trained_by: format!("{TRAINED_BY}{TRAINED_ON}"),
+            trained_by: version(),
             base: job.base.digest.clone(),
             data: format!("{:x}", Sha256::digest(data)),
             seed: job.seed,

@@ -141,6 +141,10 @@ pub trait Loader: Send + Sync {
 
 /// Trains adapters. Implemented by `bench-candle`.
 pub trait Trainer: Send + Sync {
+    /// What it is and which numbers it trains: another version may train other ones from the same job,
+    /// and so may the same one elsewhere. Adapters of different versions never share a folder.
+    fn version(&self) -> String;
+
     /// Trains and writes an adapter into `job.output`, which is whole or absent afterwards. An
     /// interrupted job goes on where it was when it is started again with the same output.
     fn train(

@@ -243,7 +243,7 @@ impl<'a> Preparer<'a> {
         let settings =
             Finetune { seeds: vec![seed], limit: None, template: None, system: None, ..settings };
         let key = digest::of_json(&(&base.digest, &settings, seed, &examples));
-        let output = self.folder.join("adapters").join(digest::short(&key));
+        let output = adapter_folder(&self.folder, &key, trainer.as_ref());
         let (rows, dev) = (examples.len() as u64, Vec::new());
         let job = TrainJob { base: base.clone(), examples, dev, settings, seed, output };
         let outcome = self.train(&job, trainer.as_ref(), set, plan, desk)?;
@@ -626,7 +626,7 @@ impl<'a> Preparer<'a> {
             let (outcome, entry) = if let Some(found) = found {
                 found
             } else {
-                let output = self.folder.join("adapters").join(digest::short(&key));
+                let output = adapter_folder(&self.folder, &key, trainer.as_ref());
                 let base = base.clone();
                 let rows = examples.len() as u64;
                 let job = TrainJob { base, examples, dev, settings: one, seed, output };
@@ -944,6 +944,12 @@ pub(crate) struct Lesson {
     pub(crate) examples: Vec<TrainExample>,
     pub(crate) dev: Vec<TrainExample>,
     probes: Vec<ProbeRow>,
+}
+
+/// Where the adapter of a job lies: another version of the trainer makes one of its own.
+pub(crate) fn adapter_folder(folder: &Path, key: &str, trainer: &dyn Trainer) -> PathBuf {
+    let key = digest::of_json(&(key, trainer.version()));
+    folder.join("adapters").join(digest::short(&key))
 }
 
 /// What tells a training from others, and its settings without those that its rows show already.

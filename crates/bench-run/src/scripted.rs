@@ -178,6 +178,10 @@ fn probe(rows: &[ProbeRow]) -> Vec<Probe> {
 pub struct ScriptedTrainer;
 
 impl Trainer for ScriptedTrainer {
+    fn version(&self) -> String {
+        BACKEND.into()
+    }
+
     fn train(
         &self,
         job: &TrainJob,

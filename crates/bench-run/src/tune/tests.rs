@@ -27,6 +27,10 @@ struct Spy {
 struct Watched(Arc<Mutex<Vec<String>>>);
 
 impl Trainer for Watched {
+    fn version(&self) -> String {
+        "watched".into()
+    }
+
     fn train(
         &self,
         job: &TrainJob,
@@ -48,6 +52,17 @@ impl Trainer for Watched {
     ) -> Result<Vec<Probe>, BackendError> {
         ScriptedTrainer.probe(base, adapter, rows)
     }
+}
+
+#[test]
+fn an_adapter_of_another_version_of_the_trainer_lies_elsewhere() {
+    let folder = |trainer: &dyn Trainer| {
+        crate::prepare::adapter_folder(Path::new("runs/x"), "the job", trainer)
+    };
+    let watched = Watched(Arc::default());
+    assert_eq!(folder(&watched), folder(&watched));
+    assert_ne!(folder(&watched), folder(&ScriptedTrainer));
+    assert!(folder(&watched).starts_with("runs/x/adapters"));
 }
 
 struct Overheard {

@@ -10,7 +10,7 @@ use bench_core::spec::{Effort, Finetune, Rag, SettingsTrial};
 
 use super::{Spent, Tuner, Variant, halve};
 use crate::desk::Desk;
-use crate::prepare::{Adapter, Chosen, Preparer, lesson};
+use crate::prepare::{Adapter, Chosen, Preparer, adapter_folder, lesson, training_key};
 use crate::prompt::{Layout, Passages};
 use crate::run::RunError;
 
@@ -170,8 +170,8 @@ impl Preparer<'_> {
         let found = lesson(tuner.set, &settings, layout, seed)?;
         let base = tuner.model.folder()?;
         let trainer = self.backends.trainer(tuner.model)?;
-        let (key, one) = crate::prepare::training_key(&base, &settings, seed, &found);
-        let output = self.folder.join("adapters").join(digest::short(&key));
+        let (key, one) = training_key(&base, &settings, seed, &found);
+        let output = adapter_folder(&self.folder, &key, trainer.as_ref());
         let (examples, dev) = (found.examples, found.dev);
         let job = TrainJob { base: base.clone(), examples, dev, settings: one, seed, output };
         let outcome = match self.train(&job, trainer.as_ref(), tuner.set, tuner.plan, desk) {
