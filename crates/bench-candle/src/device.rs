@@ -350,9 +350,7 @@ impl<'a> Engine<'a> {
 
     /// The weight of a norm by which it multiplies, in f32.
     fn norm(&self, pass: &Pass<'_>, slot: Slot) -> Result<Tensor> {
-        let trained = pass.trained.as_ref();
-        let whole = trained.and_then(|t| Some((t, t.layout().whole.get(&slot)?)));
-        match whole {
+        match pass.in_place_of(slot) {
             Some((trained, place)) if self.model.config.gemma => trained.exact(place)? + 1.0,
             Some((trained, place)) => trained.exact(place),
             None => Ok(self.norms[&slot].clone()),
@@ -360,11 +358,7 @@ impl<'a> Engine<'a> {
     }
 
     fn weight(&self, pass: &Pass<'_>, index: usize, projection: Projection) -> Result<Tensor> {
-        let trained = pass.trained.as_ref();
-        let slot = Slot::Weight(index, projection);
-        if let Some((trained, place)) =
-            trained.and_then(|t| Some((t, t.layout().whole.get(&slot)?)))
-        {
+        if let Some((trained, place)) = pass.in_place_of(Slot::Weight(index, projection)) {
             return trained.part(place, projection.shape(&self.model.config));
         }
         match &self.layers[index].linear[projection as usize].weight {
@@ -388,9 +382,7 @@ impl<'a> Engine<'a> {
         index: usize,
         projection: Projection,
     ) -> Result<Option<Tensor>> {
-        let trained = pass.trained.as_ref();
-        let slot = Slot::Bias(index, projection);
-        match trained.and_then(|t| Some((t, t.layout().whole.get(&slot)?))) {
+        match pass.in_place_of(Slot::Bias(index, projection)) {
             Some((trained, place)) => {
                 Ok(Some(trained.numbers.narrow(0, place.start, place.len())?))
             }
@@ -829,9 +821,15 @@ impl<'a> Pass<'a> {
         (!place.members.is_empty()).then_some((trained, place))
     }
 
-    /// The place of a tensor of the model that is trained itself.
+    /// What is trained in the place of a tensor of the model, and where its numbers lie.
+    fn in_place_of(&self, slot: Slot) -> Option<(&Trained<'a>, &Range<usize>)> {
+        let trained = self.trained.as_ref()?;
+        Some((trained, trained.layout().whole.get(&slot)?))
+    }
+
+    /// Where the numbers of a tensor of the model lie that is trained itself.
     fn whole(&self, slot: Slot) -> Option<&Range<usize>> {
-        self.trained.as_ref()?.layout().whole.get(&slot)
+        self.in_place_of(slot).map(|(_, place)| place)
     }
 
     fn turns(&self, windowed: bool) -> &Turns {
