@@ -1,9 +1,10 @@
 """LoRA training on a GPU: ours beside transformers + PEFT, and Unsloth where it is installed.
 
-    python benches/train/cuda.py TRAIN_SPEED [STEPS]
+    python benches/train/cuda.py TRAIN_SPEED GENERATE_SPEED [STEPS]
 
-TRAIN_SPEED is the example built with `scripts/build-cuda build --release --features cuda -p bench-candle
---example train_speed`; `python` is one with torch for CUDA, transformers and peft. The shape is that of
+TRAIN_SPEED and GENERATE_SPEED are the examples of bench-candle and bench-mistralrs, built with
+`scripts/build-cuda build --release --features cuda`; the second one writes answers of the same shape through
+mistral.rs with paged attention. `python` is one with torch for CUDA, transformers and peft. The shape is that of
 Llama 3.2 1B with random weights in bf16, rank 16 on all seven projections; all sides learn the same rows.
 Memory is the most that `nvidia-smi` shows while a side runs. Writes results/cuda.json with the loss of every
 step, and the figures into results.json.
@@ -50,7 +51,7 @@ def measure(command):
 
 
 def main():
-    ours, steps = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "20"
+    ours, serving, steps = sys.argv[1], sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else "20"
     shapes = pathlib.Path(os.environ.get("BENCH_SHAPES", HERE / "shapes"))
     if not (shapes / SHAPE / "tokenizer_config.json").exists():
         subprocess.run([sys.executable, str(HERE / "make_model.py"), SHAPE, str(shapes / SHAPE)], check=True)
@@ -77,6 +78,9 @@ def main():
                 "peer_value": peer[key], "floor": None, "higher_is_better": higher,
                 "command": " ".join(["train_speed", SHAPE, *arguments[1:]]), "machine": machine,
                 "date": report["date"], "ratio": round(mine[key] / peer[key], 3)}
+    said = subprocess.run([serving, str(shapes / SHAPE)], check=True, stdout=subprocess.PIPE, text=True).stdout
+    print(said, flush=True)
+    report["generation"] = said.splitlines()
     (HERE / "results").mkdir(exist_ok=True)
     (HERE / "results" / "cuda.json").write_text(json.dumps(report, indent=2) + "\n")
     (HERE / "results.json").write_text(json.dumps(list(results.values()), indent=2) + "\n")

@@ -50,8 +50,15 @@ def main():
                   "vocab": {word: i for i, word in enumerate(words)}},
     }
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    # With a template it can be served too.
+    template = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
     (folder / "tokenizer_config.json").write_text(json.dumps(
-        {"bos_token": "<s>", "eos_token": "</s>", "tokenizer_class": "PreTrainedTokenizerFast"}))
+        {"bos_token": "<s>", "eos_token": "</s>", "tokenizer_class": "PreTrainedTokenizerFast",
+         "chat_template": template}))
+    # The server looks for the rotation's base where older files have it.
+    config = json.loads((folder / "config.json").read_text())
+    config.setdefault("rope_theta", config.get("rope_parameters", {}).get("rope_theta"))
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bench_core::backend::{ProbeRow, TrainExample};
-use bench_core::chat::{ChatTemplate, Message};
+use bench_core::chat::{self, ChatTemplate, Message};
 use bench_core::spec::{Finetune, Objective};
 use fs_err as fs;
 use rand::{SeedableRng, seq::SliceRandom};
@@ -40,6 +40,8 @@ impl Row {
 pub(crate) struct Rows {
     pub(crate) rows: Vec<Row>,
     pub(crate) too_long: usize,
+    /// Rows whose end is not learnt.
+    pub(crate) cut: usize,
     /// Of each example that is kept, whether its completion was found good; empty where that is not
     /// known.
     pub(crate) labels: Vec<bool>,
@@ -49,25 +51,68 @@ pub(crate) struct Rows {
 pub(crate) struct Encoder {
     tokenizer: Tokenizer,
     template: Result<ChatTemplate, String>,
-    bos_token: String,
     eos_token: String,
     vocabulary: usize,
+}
+
+fn special(tokenizer: &Tokenizer) -> BTreeMap<u32, String> {
+    let added = tokenizer.get_added_tokens_decoder();
+    added.into_iter().map(|(id, token)| (id, token.content)).collect()
+}
+
+/// Refuses a tokenizer that cannot be that of the model beside it.
+fn check_tokenizer(folder: &Path, tokenizer: &Tokenizer) -> Result<(), TrainError> {
+    let config = fs::read(folder.join("config.json"))?;
+    let config = serde_json::from_slice(&config).unwrap_or_default();
+    match chat::foreign_tokenizer(&config, &special(tokenizer), tokenizer.get_vocab_size(true)) {
+        Some(what) => Err(TrainError::Tokenizer { folder: folder.into(), what }),
+        None => Ok(()),
+    }
+}
+
+/// Refuses an adapter that came with a tokenizer of its own that is not the base's: its tokens would be
+/// other words.
+pub(crate) fn same_tokenizer(base: &Path, adapter: &Path) -> Result<(), TrainError> {
+    let own = adapter.join("tokenizer.json");
+    if !own.exists() {
+        return Ok(());
+    }
+    let vocabulary = |path: PathBuf| {
+        let tokenizer = Tokenizer::from_bytes(fs::read(&path)?)
+            .map_err(|error| TrainError::Unreadable { path, what: error.to_string() })?;
+        Ok::<_, TrainError>(tokenizer.get_vocab(true))
+    };
+    match chat::differing_token(&vocabulary(base.join("tokenizer.json"))?, &vocabulary(own)?) {
+        Some(what) => {
+            let what = format!("it was trained with another tokenizer than its base has ({what})");
+            Err(TrainError::Adapter { folder: adapter.into(), what })
+        }
+        None => Ok(()),
+    }
 }
 
 impl Encoder {
     /// Reads the tokenizer of a Hugging Face folder, for a model of `vocabulary` tokens.
     pub(crate) fn open(folder: &Path, vocabulary: usize) -> Result<Self, TrainError> {
         let path = folder.join("tokenizer.json");
-        let tokenizer = Tokenizer::from_bytes(fs::read(&path)?)
+        let mut tokenizer = Tokenizer::from_bytes(fs::read(&path)?).map_err(|error| {
+            TrainError::Unreadable { path: path.clone(), what: error.to_string() }
+        })?;
+        // Some folders say how to batch for training; nothing may be cut or filled up silently.
+        tokenizer
+            .with_padding(None)
+            .with_truncation(None)
             .map_err(|error| TrainError::Unreadable { path, what: error.to_string() })?;
+        check_tokenizer(folder, &tokenizer)?;
         let config = fs::read_to_string(folder.join("tokenizer_config.json"))?;
         let jinja = folder.join("chat_template.jinja");
         let jinja = jinja.exists().then(|| fs::read_to_string(&jinja)).transpose()?;
         let template = ChatTemplate::from_folder(&config, jinja.as_deref());
-        // Running text needs the two tokens even where there is no template.
+        let template = template.map(|template| template.with_turn_end(&special(&tokenizer)));
+        // Running text has an end even where there is no template.
         let plain = ChatTemplate::from_folder(&config, Some("")).map_err(TrainError::Template)?;
-        let ChatTemplate { bos_token, eos_token, .. } = plain;
-        Ok(Self { tokenizer, template, bos_token, eos_token, vocabulary })
+        let eos_token = plain.eos_token;
+        Ok(Self { tokenizer, template, eos_token, vocabulary })
     }
 
     /// The ids of a conversation as the chat template lays it out.
@@ -90,17 +135,30 @@ impl Encoder {
 
     /// The special tokens by id.
     pub(crate) fn special(&self) -> BTreeMap<u32, String> {
-        let added = self.tokenizer.get_added_tokens_decoder();
-        added.into_iter().map(|(id, token)| (id, token.content)).collect()
+        special(&self.tokenizer)
     }
 
-    /// The token that ends a turn, where the tokenizer has it.
-    pub(crate) fn turn_end(&self) -> Option<u32> {
-        self.tokenizer.token_to_id(&self.eos_token)
+    /// The tokens that end a turn and a sequence, where the tokenizer has them.
+    pub(crate) fn ends(&self) -> Vec<u32> {
+        let turn_end = self.template.as_ref().map_or("", |template| template.turn_end.as_str());
+        let ends = [turn_end, self.eos_token.as_str()];
+        ends.into_iter().filter_map(|end| self.tokenizer.token_to_id(end)).collect()
     }
 
     pub(crate) fn ids(&self, text: &str) -> Result<Vec<u32>, TrainError> {
-        let encoding = self.tokenizer.encode_fast(text, false);
+        self.encode(text, false)
+    }
+
+    /// Running text: what the tokenizer itself puts around a text, and the end of a sequence.
+    fn running(&self, text: &str) -> Result<Vec<u32>, TrainError> {
+        let mut ids = self.encode(text, true)?;
+        let end = self.tokenizer.token_to_id(&self.eos_token);
+        ids.extend(end.filter(|end| ids.last() != Some(end)));
+        Ok(ids)
+    }
+
+    fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TrainError> {
+        let encoding = self.tokenizer.encode_fast(text, add_special_tokens);
         let encoding = encoding.map_err(|error| TrainError::Template(error.to_string()))?;
         let ids = encoding.get_ids().to_vec();
         match ids.iter().find(|id| **id as usize >= self.vocabulary) {
@@ -130,17 +188,15 @@ impl Encoder {
             | TrainExample::Labelled { messages, completion, .. } => {
                 Ok(vec![row(messages, completion)?])
             }
-            TrainExample::Text(text) => {
-                let text = format!("{}{text}{}", self.bos_token, self.eos_token);
-                Ok(vec![Row { tokens: self.ids(&text)?, prompt: 0 }])
-            }
+            TrainExample::Text(text) => Ok(vec![Row { tokens: self.running(text)?, prompt: 0 }]),
             TrainExample::Preference { messages, chosen, rejected } => {
                 Ok(vec![row(messages, chosen)?, row(messages, rejected)?])
             }
         }
     }
 
-    /// Encodes examples, cutting or leaving out those longer than `sequence_len`.
+    /// Encodes examples. Those longer than `sequence_len` are cut where that is asked for; else running text
+    /// is learnt in pieces, and other rows are left out.
     pub(crate) fn rows(
         &self,
         what: &'static str,
@@ -178,17 +234,24 @@ impl Encoder {
                 return Err(TrainError::Objective { objective, row, asked, other });
             }
             let mut found = self.example(example)?;
-            let mut fits = true;
+            if let (TrainExample::Text(_), [row], false) =
+                (example, found.as_slice(), settings.truncate)
+            {
+                found = pieces(&row.tokens, most);
+            }
+            let (mut fits, mut cut) = (true, false);
             for row in &mut found {
                 shortest = shortest.min(row.tokens.len());
                 longest = longest.max(row.tokens.len());
                 if row.tokens.len() > most && settings.truncate {
                     row.tokens.truncate(most);
+                    cut = true;
                 }
                 // A row cut within its prompt has nothing left to learn.
                 fits &= row.tokens.len() <= most && row.tokens.len() > row.prompt.max(1);
             }
             if fits {
+                rows.cut += usize::from(cut);
                 if let TrainExample::Labelled { messages, label, .. } = example {
                     rows.labels.push(*label);
                     // The same prompt with the completion of the row before: what the reference
@@ -206,16 +269,35 @@ impl Encoder {
                 rows.too_long += 1;
             }
         }
-        if rows.rows.is_empty() && !examples.is_empty() {
-            let sequence_len = settings.sequence_len;
-            return Err(TrainError::AllTooLong { rows: examples.len(), sequence_len, shortest });
-        }
+        let sequence_len = settings.sequence_len;
         let (too_long, of) = (rows.too_long, examples.len());
-        if what == TRAINING_ROW && too_long > of / MOST_TOO_LONG && !settings.truncate {
-            let sequence_len = settings.sequence_len;
-            return Err(TrainError::TooLong { too_long, rows: of, sequence_len, longest });
+        let remedy = if settings.truncate {
+            "; their prompts alone fill it: raise it"
+        } else {
+            ": raise it, or set `truncate: true`"
+        };
+        if rows.rows.is_empty() && of > 0 {
+            return Err(TrainError::AllTooLong { what, rows: of, sequence_len, shortest, remedy });
+        }
+        if what == TRAINING_ROW && too_long > of / MOST_TOO_LONG {
+            return Err(TrainError::TooLong { too_long, rows: of, sequence_len, longest, remedy });
         }
         Ok(rows)
+    }
+}
+
+/// A running text in pieces of at most `most` tokens. Each begins with the last token of the one before, so
+/// that every token but the first is learnt.
+fn pieces(tokens: &[u32], most: usize) -> Vec<Row> {
+    let mut pieces = Vec::new();
+    let mut from = 0;
+    loop {
+        let to = tokens.len().min(from + most);
+        pieces.push(Row { tokens: tokens[from..to].to_vec(), prompt: 0 });
+        if to == tokens.len() {
+            return pieces;
+        }
+        from = to - 1;
     }
 }
 

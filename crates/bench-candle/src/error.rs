@@ -70,13 +70,25 @@ pub enum TrainError {
     #[error("there are no training rows: give at least one example")]
     NoRows,
     #[error(
-        "none of the {rows} training rows fits into `sequence_len: {sequence_len}` (the shortest has {shortest} tokens): raise it, or set `truncate: true`"
+        "none of the {rows} {what}s fits into `sequence_len: {sequence_len}` (the shortest has {shortest} tokens){remedy}"
     )]
-    AllTooLong { rows: usize, sequence_len: u32, shortest: usize },
+    AllTooLong {
+        what: &'static str,
+        rows: usize,
+        sequence_len: u32,
+        shortest: usize,
+        remedy: &'static str,
+    },
     #[error(
-        "{too_long} of {rows} training rows do not fit into `sequence_len: {sequence_len}` (the longest has {longest} tokens), more than the twentieth that may be left out: raise it, or set `truncate: true`"
+        "{too_long} of {rows} training rows do not fit into `sequence_len: {sequence_len}` (the longest has {longest} tokens), more than the twentieth that may be left out{remedy}"
     )]
-    TooLong { too_long: usize, rows: usize, sequence_len: u32, longest: usize },
+    TooLong {
+        too_long: usize,
+        rows: usize,
+        sequence_len: u32,
+        longest: usize,
+        remedy: &'static str,
+    },
     #[error(
         "{what} {row}{asked} has an empty completion: there is nothing to learn from it; remove it"
     )]
@@ -87,6 +99,10 @@ pub enum TrainError {
         "the tokenizer gives token {token}, and the model has {vocabulary}: tokenizer and weights do not belong together"
     )]
     Token { token: u32, vocabulary: usize },
+    #[error(
+        "the tokenizer in `{folder}` is another model's: {what}; get config.json, tokenizer.json and weights of one model"
+    )]
+    Tokenizer { folder: PathBuf, what: String },
     #[error(
         "the loss or a gradient was not a number at step {step}, the {times}th time, although the learning rate was halved each time: lower `learning_rate` ({learning_rate}){kept}"
     )]

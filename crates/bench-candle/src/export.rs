@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use crate::adapter::{CONFIG, WEIGHTS};
 use crate::error::TrainError;
 use crate::import::{ROPE_FACTORS, Splitting, splitting_of};
-use crate::model::{Config, Weights};
+use crate::model::{Config, Weights, rope_scaling};
 
 /// How the matrices of a GGUF file are stored. Vectors are always f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -187,7 +187,8 @@ impl Family {
 
     /// The size of a head where the rows of this tensor are to be kept in interleaved order.
     fn moves_heads(self, name: &str, config: &Config) -> Option<usize> {
-        let moved = name.ends_with("q_proj.weight") || name.ends_with("k_proj.weight");
+        let moved = ["q_proj.weight", "k_proj.weight", "q_proj.bias", "k_proj.bias"];
+        let moved = moved.iter().any(|end| name.ends_with(end));
         (self == Self::Llama && moved).then_some(config.head)
     }
 
@@ -244,11 +245,7 @@ fn interleaved(weight: &[f32], shape: &[usize], head: usize) -> Vec<f32> {
 
 /// What Llama 3's scaling divides each frequency by, which the file keeps in the scaling's place.
 fn llama3_factors(config: &Config, json: &Value) -> Option<Vec<f32>> {
-    let scaling = if json["rope_parameters"].is_null() {
-        &json["rope_scaling"]
-    } else {
-        &json["rope_parameters"]
-    };
+    let scaling = rope_scaling(json);
     if scaling["rope_type"].as_str().or_else(|| scaling["type"].as_str()) != Some("llama3") {
         return None;
     }
@@ -275,13 +272,16 @@ fn describe(
     family: Family,
     kind: GgufKind,
 ) -> Result<(), TrainError> {
-    let scaling = &json["rope_parameters"];
-    let scaling = if scaling.is_null() { &json["rope_scaling"] } else { scaling };
+    let scaling = rope_scaling(json);
     let named = scaling["rope_type"].as_str().or_else(|| scaling["type"].as_str());
-    if let Some(other) = named.filter(|name| !matches!(*name, "default" | "llama3")) {
-        let what = format!("the rotary scaling `{other}` in a GGUF file");
-        return Err(TrainError::Unsupported { what });
-    }
+    let linear = match (named, family, scaling["factor"].as_f64()) {
+        (None | Some("default" | "llama3"), ..) => None,
+        (Some("linear"), Family::Gemma3, Some(factor)) => Some(factor),
+        (Some(other), ..) => {
+            let what = format!("the rotary scaling `{other}` of this family in a GGUF file");
+            return Err(TrainError::Unsupported { what });
+        }
+    };
     let architecture = family.architecture();
     let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
     metadata.text("general.architecture", architecture);
@@ -308,6 +308,10 @@ fn describe(
     metadata
         .float(&format!("{architecture}.attention.layer_norm_rms_epsilon"), config.norm_epsilon);
     metadata.float(&format!("{architecture}.rope.freq_base"), rope_theta(json) as f32);
+    if let Some(factor) = linear {
+        metadata.text(&format!("{architecture}.rope.scaling.type"), "linear");
+        metadata.float(&format!("{architecture}.rope.scaling.factor"), factor as f32);
+    }
     Ok(())
 }
 
@@ -550,5 +554,28 @@ fn encode(numbers: &[f32], kind: GgufKind) -> Vec<u8> {
         GgufKind::F16 => {
             numbers.iter().flat_map(|number| half::f16::from_f32(*number).to_le_bytes()).collect()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn biases_of_queries_and_keys_move_with_their_rows() {
+        let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/llama/config.json");
+        let config = Config::parse(&fs::read_to_string(golden).unwrap()).unwrap();
+        let moved = |family: Family, name: &str| family.moves_heads(name, &config).is_some();
+        assert!(moved(Family::Llama, "model.layers.0.self_attn.q_proj.bias"));
+        assert!(moved(Family::Llama, "model.layers.0.self_attn.k_proj.weight"));
+        assert!(!moved(Family::Llama, "model.layers.0.self_attn.v_proj.bias"));
+        assert!(!moved(Family::Qwen2, "model.layers.0.self_attn.q_proj.bias"));
+        // Two heads of four: pairs of the two halves stand side by side.
+        let bias = [0.0, 1.0, 2.0, 3.0, 10.0, 11.0, 12.0, 13.0];
+        let expected = [0.0, 2.0, 1.0, 3.0, 10.0, 12.0, 11.0, 13.0];
+        assert_eq!(interleaved(&bias, &[8], 4), expected);
+        let rows: Vec<f32> = bias.iter().flat_map(|row| [*row, row + 0.5]).collect();
+        let expected: Vec<f32> = expected.iter().flat_map(|row| [*row, row + 0.5]).collect();
+        assert_eq!(interleaved(&rows, &[8, 2], 4), expected);
     }
 }

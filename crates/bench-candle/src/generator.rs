@@ -367,11 +367,7 @@ fn ends(folder: &Path, encoder: &Encoder) -> Result<Vec<u32>, TrainError> {
             .map_err(|error| TrainError::Unreadable { path, what: error.to_string() })
     };
     let (generation, config) = (read("generation_config.json")?, read("config.json")?);
-    let turn_end = encoder.turn_end().ok_or_else(|| TrainError::Unreadable {
-        path: folder.join("tokenizer_config.json"),
-        what: "the tokenizer does not have its `eos_token`".into(),
-    })?;
-    let ends = bench_core::chat::ends(&generation, &config, turn_end, &encoder.special());
+    let ends = bench_core::chat::ends(&generation, &config, &encoder.ends(), &encoder.special());
     if ends.is_empty() {
         let what = "no special token of the tokenizer ends an answer".into();
         return Err(TrainError::Unreadable { path: folder.join("tokenizer.json"), what });

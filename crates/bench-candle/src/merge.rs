@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
 use crate::adapter::{Group, Layout, length};
-use crate::data::{Batch, Row};
+use crate::data::{Batch, Row, same_tokenizer};
 use crate::error::TrainError;
 use crate::matrix::{Into, Lhs, Rhs, Term, product};
 use crate::model::Model;
@@ -48,6 +48,7 @@ pub fn merge(base: &Path, adapter: &Path, output: &Path) -> Result<Merged, Train
         let what = "nothing is overwritten".to_owned();
         return Err(TrainError::Occupied { folder: output.into(), what });
     }
+    same_tokenizer(base, adapter)?;
     let mut model = Model::open(base)?;
     let (layout, parameters) = Layout::read(&model.config, adapter)?;
     if layout.virtual_tokens > 0 || layout.score.is_some() {

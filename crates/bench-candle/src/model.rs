@@ -8,7 +8,7 @@ use std::path::Path;
 
 use fs_err as fs;
 
-pub(crate) use config::Config;
+pub(crate) use config::{Config, rope_scaling};
 pub(crate) use slot::Slot;
 pub(crate) use weights::{Weight, Weights};
 
@@ -113,6 +113,12 @@ pub(crate) struct Model {
 }
 
 impl Model {
+    /// Whether the layers' matrices are read from their file as they are used.
+    pub(crate) fn is_mapped(&self) -> bool {
+        let matrices = self.layers.iter().flat_map(|layer| &layer.linear);
+        matrices.into_iter().all(|linear| matches!(linear.weight, Weight::Mapped { .. }))
+    }
+
     /// Opens a Hugging Face folder.
     pub(crate) fn open(folder: &Path) -> Result<Self, TrainError> {
         let config = Config::parse(&fs::read_to_string(folder.join("config.json"))?)?;

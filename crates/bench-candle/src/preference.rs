@@ -68,6 +68,9 @@ pub(crate) fn weigh_rewards(rewards: &[f32], share: f64) -> Weighed {
     weighed
 }
 
+/// The odds of what is certain are infinite; in f32 a loss below half of this is none.
+const LEAST_MEAN_LOSS: f64 = 1e-7;
+
 /// Weighs the tokens of pairs: rows come as chosen, rejected, chosen, …; `targets` counts the
 /// predictions of each. `reference` is the summed loss of each row under the model that training
 /// started from.
@@ -100,7 +103,8 @@ pub(crate) fn weigh(
                 (softplus(-margin), slope, -slope)
             }
             Objective::Orpo => {
-                let (chosen, rejected) = (chosen / n_chosen as f64, rejected / n_rejected as f64);
+                let mean = |loss: f64, n: usize| (loss / n as f64).max(LEAST_MEAN_LOSS);
+                let (chosen, rejected) = (mean(chosen, n_chosen), mean(rejected, n_rejected));
                 let margin = log_odds(chosen) - log_odds(rejected);
                 let slope = beta * sigmoid(-margin);
                 // The derivative of the log odds to the mean loss is -1 / (1 - p).
@@ -221,6 +225,16 @@ mod tests {
         assert!((weighed.loss - expected).abs() < 1e-6, "{}", weighed.loss);
         for (found, expected) in weighed.weights.iter().zip([-0.25, 0.25, -0.125, 0.125]) {
             assert!((found - expected).abs() < 1e-6, "{:?}", weighed.weights);
+        }
+    }
+
+    #[test]
+    fn what_is_certain_has_odds_that_are_numbers() {
+        for losses in [[0.0, 0.0], [0.0, 3.0], [3.0, 0.0]] {
+            let predictions = predictions(&losses);
+            let weighed = weigh(Objective::Orpo, 0.1, &predictions, &[1, 1], &[], 1.0);
+            assert!(weighed.loss.is_finite(), "{losses:?}");
+            assert!(weighed.weights.iter().all(|weight| weight.is_finite()), "{losses:?}");
         }
     }
 

@@ -33,7 +33,7 @@ use crate::{
     optimizer::{AdamW, Moments, Rates, clip, learning_rate, norm},
     pissa, preference,
     runner::{Runner, TRAINED_ON},
-    step::{Adapter, Dropout, Keep, Noise, Weigh},
+    step::{Adapter, Dropout, Engine, Keep, Noise, Weigh},
     tensorboard::Events,
 };
 
@@ -41,7 +41,7 @@ use crate::{
 const RECORD: &str = "bench.json";
 
 /// Another version may train other numbers from the same job; raise the number when it does.
-const TRAINED_BY: &str = concat!("bench-candle ", env!("CARGO_PKG_VERSION"), ", trainer 2");
+const TRAINED_BY: &str = concat!("bench-candle ", env!("CARGO_PKG_VERSION"), ", trainer 3");
 
 /// Times that a step may fail to give a number and the learning rate is halved.
 const MOST_HALVED: u32 = 5;
@@ -82,6 +82,13 @@ impl std::fmt::Debug for CandleTrainer {
 impl Trainer for CandleTrainer {
     fn version(&self) -> String {
         version()
+    }
+
+    fn check(&self, job: &TrainJob) -> Result<(), BackendError> {
+        if Record::new(job)?.finished(&job.output)?.is_some() {
+            return Ok(());
+        }
+        Ok(Plan::new(job)?.check_memory()?)
     }
 
     fn train(
@@ -144,7 +151,7 @@ struct Plan<'a> {
     model: Model,
     layout: Layout,
     rows: Rows,
-    dev: Vec<Row>,
+    dev: Rows,
     /// Tokens whose embeddings a soft prompt starts from.
     start_tokens: Vec<u32>,
 }
@@ -179,10 +186,10 @@ impl<'a> Plan<'a> {
         rows.rows.shrink_to_fit();
         let dev = match settings.objective {
             // There is no completion whose likelihood would say anything.
-            Objective::Reward => Vec::new(),
-            _ => encoder.rows("validation row", &job.dev, settings)?.rows,
+            Objective::Reward => Rows::default(),
+            _ => encoder.rows("validation row", &job.dev, settings)?,
         };
-        if settings.needs_dev() && dev.is_empty() {
+        if settings.needs_dev() && dev.rows.is_empty() {
             return Err(TrainError::Together {
                 key: "early_stopping_patience",
                 other: "no validation rows".into(),
@@ -217,7 +224,7 @@ impl<'a> Plan<'a> {
     /// Whether the validation loss is measured after a step.
     fn measures(&self, step: u64) -> bool {
         let (settings, per_epoch) = (&self.job.settings, self.steps_per_epoch());
-        if self.dev.is_empty() {
+        if self.dev.rows.is_empty() {
             return false;
         }
         if step == self.steps() {
@@ -270,6 +277,10 @@ impl<'a> Plan<'a> {
             // The weights without their principal part lie beside the mapped ones.
             Method::Lora if settings.init_lora_weights == InitLoraWeights::Pissa => {
                 4 * (self.model.parameters as usize + linear)
+            }
+            // Layers that stay in their file are given back when they are passed.
+            Method::Lora if settings.gradient_checkpointing && self.model.is_mapped() => {
+                4 * (self.model.parameters as usize - linear + 2 * linear / config.layers)
             }
             Method::Lora
             | Method::Full
@@ -721,6 +732,7 @@ impl CandleTrainer {
         if let Some(outcome) = record.finished(&job.output)? {
             return Ok(outcome);
         }
+        forget_peak_memory();
         let mut plan = Plan::new(job)?;
         let part = Part::claim(&job.output)?;
         plan.check_memory()?;
@@ -762,6 +774,8 @@ impl CandleTrainer {
             seconds: state.progress.seconds,
             peak_memory_bytes: peak_memory_bytes(),
             rows_too_long: plan.rows.too_long as u64,
+            rows_cut: plan.rows.cut as u64,
+            dev_rows_too_long: plan.dev.too_long as u64,
             best_step: best.filter(|_| job.settings.needs_dev()),
             halved: state.progress.halved,
             steps: state.progress.steps,
@@ -795,7 +809,8 @@ impl CandleTrainer {
         });
         let before = state.progress.seconds;
         let (rows, unit) = (&plan.rows.rows, plan.unit());
-        let longest = rows.iter().chain(&plan.dev).map(|row| row.tokens.len()).max().unwrap_or(0);
+        let longest =
+            rows.iter().chain(&plan.dev.rows).map(|row| row.tokens.len()).max().unwrap_or(0);
         let positions = longest + layout.virtual_tokens;
         let mut engine = Runner::new(&plan.model, Some(layout), positions)?;
         let reference = match settings.objective {
@@ -925,7 +940,7 @@ impl CandleTrainer {
             state.progress.step_seconds += step_started.elapsed().as_secs_f64();
             let dev_loss = plan.measures(step).then(|| {
                 let adapter = Adapter { layout, parameters: &state.parameters, dropout: None };
-                mean_loss(&mut engine, adapter, &plan.dev)
+                mean_loss(&mut engine, adapter, &plan.dev.rows)
             });
             let dev_loss = dev_loss.transpose()?;
             if let Some(loss) = dev_loss {
@@ -962,8 +977,15 @@ impl CandleTrainer {
             }
         }
         if settings.needs_dev() {
-            let best = checkpoint::load_best(folder, layout.len);
-            state.parameters = best.unwrap_or(state.parameters);
+            match (checkpoint::load_best(folder, layout.len), state.progress.best) {
+                (Some(best), _) => state.parameters = best,
+                // No step gave a validation loss that was a number.
+                (None, None) => {}
+                (None, Some(_)) => {
+                    let what = "the parameters of the best step are damaged or gone; remove the folder to train again";
+                    return Err(TrainError::Unreadable { path: folder.into(), what: what.into() });
+                }
+            }
         }
         if norm(&state.parameters).is_finite() {
             Ok(Course::Ended(state))
@@ -1066,10 +1088,11 @@ fn probe(
     }
     let longest = rows.iter().map(|row| row.tokens.len()).max().unwrap_or(0)
         + adapter.map_or(0, |adapter| adapter.layout.virtual_tokens);
-    let mut engine = Runner::new(&model, None, longest)?;
+    // In f32 wherever was trained: what is served is held against the model, not against its rounding.
+    let mut engine = Engine::new(&model, longest);
     let mut probes = Vec::with_capacity(rows.len());
     for rows in batches(&rows) {
-        let predictions = engine.predict(&Batch::new(rows.iter().zip(0..)), adapter)?;
+        let predictions = engine.predict(&Batch::new(rows.iter().zip(0..)), adapter);
         let mut rest = predictions.as_slice();
         for row in rows {
             let (mine, others) = rest.split_at(row.targets());
@@ -1085,11 +1108,42 @@ fn probe(
     Ok(probes)
 }
 
-/// Memory that the system could give, where it tells.
+/// Memory that the system could give, where it tells: what is free, and what the container that this
+/// runs in may still take.
 fn available_memory_bytes() -> Option<u64> {
     let info = fs::read_to_string("/proc/meminfo").ok()?;
     let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
+    let free = line.split_whitespace().next()?.parse::<u64>().ok()? * 1024;
+    let groups = Path::new("/sys/fs/cgroup");
+    let limited = [
+        left_in_group(groups, ["memory.max", "memory.current"], "inactive_file"),
+        left_in_group(
+            &groups.join("memory"),
+            ["memory.limit_in_bytes", "memory.usage_in_bytes"],
+            "total_inactive_file",
+        ),
+    ];
+    Some(limited.into_iter().flatten().fold(free, u64::min))
+}
+
+/// What a control group may still take, where it has a limit: files that are only cached can go
+/// ([cgroup v2](https://docs.kernel.org/admin-guide/cgroup-v2.html#memory-interface-files)).
+fn left_in_group(group: &Path, [limit, used]: [&str; 2], cached: &str) -> Option<u64> {
+    let number = |name: &str| -> Option<u64> {
+        fs::read_to_string(group.join(name)).ok()?.trim().parse().ok()
+    };
+    let statistics = fs::read_to_string(group.join("memory.stat")).unwrap_or_default();
+    let cached = statistics.lines().find_map(|line| line.strip_prefix(cached));
+    let cached = cached.and_then(|rest| rest.trim().parse().ok()).unwrap_or(0);
+    let used = number(used)?.saturating_sub(cached);
+    Some(number(limit)?.saturating_sub(used))
+}
+
+/// Lets the peak be that of what follows, where the system can
+/// ([proc(5)](https://man7.org/linux/man-pages/man5/proc_pid_clear_refs.5.html)).
+fn forget_peak_memory() {
+    // Where it cannot, the peak is that of the process.
+    let _ = fs::write("/proc/self/clear_refs", "5");
 }
 
 /// The process's peak resident memory in bytes, where the system tells.
@@ -1098,4 +1152,37 @@ fn peak_memory_bytes() -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
     kilobytes.unwrap_or(0) * 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_leaves_its_limit_less_what_cannot_go() {
+        let group = tempfile::tempdir().unwrap();
+        let files = ["memory.max", "memory.current"];
+        let left = || left_in_group(group.path(), files, "inactive_file");
+        let write = |name: &str, text: &str| fs::write(group.path().join(name), text).unwrap();
+        assert_eq!(left(), None);
+        write("memory.current", "700\n");
+        write("memory.stat", "anon 400\ninactive_file 200\nactive_file 100\n");
+        write("memory.max", "max\n");
+        assert_eq!(left(), None);
+        write("memory.max", "1000\n");
+        assert_eq!(left(), Some(500));
+        write("memory.max", "300\n");
+        assert_eq!(left(), Some(0));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_peak_of_memory_can_be_counted_anew() {
+        let large = std::hint::black_box(vec![1_u8; 256 << 20]);
+        let high = peak_memory_bytes();
+        assert!(high >= large.len() as u64);
+        drop(large);
+        forget_peak_memory();
+        assert!(peak_memory_bytes() < high);
+    }
 }

@@ -145,6 +145,10 @@ pub trait Trainer: Send + Sync {
     /// and so may the same one elsewhere. Adapters of different versions never share a folder.
     fn version(&self) -> String;
 
+    /// Whether a job can be trained, as far as can be told without computing: its settings suit the model,
+    /// its rows fit, and there is memory. A job that was trained already can.
+    fn check(&self, job: &TrainJob) -> Result<(), BackendError>;
+
     /// Trains and writes an adapter into `job.output`, which is whole or absent afterwards. An
     /// interrupted job goes on where it was when it is started again with the same output.
     fn train(
@@ -153,7 +157,8 @@ pub trait Trainer: Send + Sync {
         on_step: &mut dyn FnMut(&TrainStep),
     ) -> Result<TrainOutcome, BackendError>;
 
-    /// What the trainer's own forward pass makes of known completions.
+    /// What the model makes of known completions, with what was trained where a folder of it is given:
+    /// the trainer's own forward pass in f32 on the processor, wherever it trains.
     fn probe(
         &self,
         base: &ModelFolder,
@@ -288,6 +293,12 @@ pub struct TrainOutcome {
     pub peak_memory_bytes: u64,
     /// Rows left out because they do not fit the sequence length.
     pub rows_too_long: u64,
+    /// Rows whose end was cut off to fit it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub rows_cut: u64,
+    /// Validation rows left out because they do not fit it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub dev_rows_too_long: u64,
     /// The step whose parameters were kept where that is not the last: the one of the lowest
     /// validation loss.
     #[serde(default)]
@@ -297,6 +308,11 @@ pub struct TrainOutcome {
     pub halved: u32,
     /// Every step.
     pub steps: Vec<TrainStep>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// How what was trained is served. Either way every number is f32 on the processor.

@@ -355,7 +355,8 @@ pub fn documents(text: &str) -> Result<Vec<Document>, Vec<RowError>> {
 }
 
 /// Reads training rows: `{input, reference}`, `{text}`, `{input, chosen, rejected}` or
-/// `{input, completion, label}`; TRL's `prompt` is taken for `input`.
+/// `{input, completion, label}`; TRL's `prompt` is taken for `input`, and its `completion` without a
+/// `label` for `reference`.
 ///
 /// # Errors
 /// As [`samples`]; a row that is neither form is an error.
@@ -376,7 +377,13 @@ pub fn train_rows(text: &str) -> Result<Vec<TrainRow>, Vec<RowError>> {
             out.push((line, TrainRow::Labelled { input, completion, label }));
             continue;
         }
-        match (input, own(reference), own(text), own(chosen), own(rejected)) {
+        // TRL's name for a reference, where nobody says whether it is a good one.
+        let (reference, completion) = match (own(reference), completion, label) {
+            (None, Some(completion), None) => (Some(completion), None),
+            (reference, completion, _) => (reference, completion),
+        };
+        let reference = reference.filter(|_| completion.is_none());
+        match (input, reference, own(text), own(chosen), own(rejected)) {
             (Some(input), Some(reference), None, None, None) if said(&reference) => {
                 out.push((line, TrainRow::Completion { input, reference }));
             }
@@ -661,7 +668,11 @@ mod tests {
         assert!(
             matches!(&train_rows(judged).unwrap()[0], TrainRow::Labelled { input, label: false, .. } if input == "q")
         );
-        assert!(train_rows(r#"{"input":"q","completion":"a"}"#).is_err());
+        let plain = train_rows(r#"{"prompt":"q","completion":"a"}"#).unwrap();
+        let completion = TrainRow::Completion { input: "q".into(), reference: "a".into() };
+        assert_eq!(plain[0], completion);
+        assert!(train_rows(r#"{"input":"q","completion":"a","reference":"b"}"#).is_err());
+        assert!(train_rows(r#"{"input":"q","completion":""}"#).is_err());
         assert!(train_rows(r#"{"input":"q","chosen":"a"}"#).is_err());
         assert_eq!(train_rows("{\"input\":\"q\"}").unwrap_err()[0].line, 1);
         assert_eq!(train_rows("{\"input\":\"q\",\"reference\":\"\"}").unwrap_err().len(), 1);

@@ -31,6 +31,9 @@ pub struct Manifest {
     pub indexes: Vec<IndexEntry>,
     /// Fairness checks between trainer and server.
     pub parity: Vec<ParityEntry>,
+    /// Models that were not served in f32, compared with f32 before they answered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub proofs: Vec<ProofEntry>,
     /// What judging took, per judge and in the order of the experiment.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub judging: Vec<JudgingEntry>,
@@ -177,8 +180,8 @@ impl Manifest {
 pub struct ModelEntry {
     /// What the backend calls it.
     pub id: String,
-    /// SHA-256 of weights, tokenizer, template and configuration; for an endpoint, of its address
-    /// and model name.
+    /// SHA-256 of weights, tokenizer, template and configuration, and of the numeric type where that is
+    /// not f32; for an endpoint, of its address and model name.
     pub digest: String,
     /// Which backend served it.
     pub backend: String,
@@ -226,19 +229,54 @@ pub struct TrainingEntry {
 }
 
 impl TrainingEntry {
-    /// What a reader must know of a training some of whose steps were undone; `None` where none was.
-    pub fn undone(&self) -> Option<String> {
-        let times = match self.outcome.halved {
-            0 => return None,
-            1 => "once".to_owned(),
-            n => format!("{n} times"),
-        };
-        Some(format!(
-            "set `{}`, {} (seed {}): in training, the loss or a gradient was not a number {times}; each time the last good parameters were taken again and the learning rate halved, so this is not the training that was declared; lower `learning_rate`",
-            self.set,
-            self.arms.join(", "),
-            self.seed
-        ))
+    /// What a reader must know of a training that was not all that was declared, or came to nothing.
+    pub fn notes(&self) -> Vec<String> {
+        let outcome = &self.outcome;
+        let mut notes = Vec::new();
+        if outcome.halved > 0 {
+            let times = match outcome.halved {
+                1 => "once".to_owned(),
+                n => format!("{n} times"),
+            };
+            notes.push(format!(
+                "in training, the loss or a gradient was not a number {times}; each time the last good parameters were taken again and the learning rate halved, so this is not the training that was declared; lower `learning_rate`"
+            ));
+        }
+        if let Some((first, last)) = self.unlearnt() {
+            notes.push(format!(
+                "training did not lower the loss: it was {first:.3} in the first step and {last:.3} in the last quarter; a `learning_rate` that is too high does this, and so does one that is far too low"
+            ));
+        }
+        for (rows, what) in [
+            (
+                outcome.rows_too_long,
+                "training rows are longer than `sequence_len` and were left out",
+            ),
+            (outcome.rows_cut, "training rows are longer than `sequence_len` and were cut there"),
+            (
+                outcome.dev_rows_too_long,
+                "validation rows are longer than `sequence_len` and were left out",
+            ),
+        ] {
+            if rows > 0 {
+                notes.push(format!("{rows} {what}"));
+            }
+        }
+        let (arms, seed) = (self.arms.join(", "), self.seed);
+        let said = |note| format!("set `{}`, {arms} (seed {seed}): {note}", self.set);
+        notes.into_iter().map(said).collect()
+    }
+
+    /// The loss of the first step, which nothing was learnt before, and the mean of the last quarter, where
+    /// that is not lower. `None` of fewer than eight steps, as single batches differ.
+    fn unlearnt(&self) -> Option<(f64, f64)> {
+        let steps = &self.outcome.steps;
+        if steps.len() < 8 {
+            return None;
+        }
+        let (first, last) = (steps[0].loss, &steps[steps.len() - steps.len() / 4..]);
+        let last = last.iter().map(|step| step.loss).sum::<f64>() / last.len() as f64;
+        (last >= first).then_some((first, last))
     }
 }
 
@@ -291,6 +329,18 @@ pub struct ParityEntry {
     pub set: String,
     /// The training seed.
     pub seed: u64,
+    /// How far trainer and server agree.
+    #[serde(flatten)]
+    pub agreement: Agreement,
+    /// Tokens that this program's own decoder and the server of the other arms both wrote, greedily
+    /// and alike, on the base model; where the own decoder serves what was trained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_tokens: Option<u64>,
+}
+
+/// How far two programs that run the same model agree on known answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Agreement {
     /// Rows compared.
     pub rows: u64,
     /// Tokens whose likeliest token was compared.
@@ -299,10 +349,18 @@ pub struct ParityEntry {
     pub top1_agree: u64,
     /// Largest difference of a row's mean negative log-likelihood, in nats.
     pub max_nll_difference: f64,
-    /// Tokens that this program's own decoder and the server of the other arms both wrote, greedily
-    /// and alike, on the base model; where the own decoder serves what was trained.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub base_tokens: Option<u64>,
+}
+
+/// A model that is not served in f32, beside itself in f32.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProofEntry {
+    /// What the backend calls the model.
+    pub model: String,
+    /// Numeric type of the weights as served.
+    pub dtype: String,
+    /// How far both agree about what the served model wrote.
+    #[serde(flatten)]
+    pub agreement: Agreement,
 }
 
 /// What one judge took.
@@ -358,28 +416,45 @@ mod tests {
 
     #[test]
     fn a_training_whose_steps_were_undone_says_so() {
-        let outcome = |halved: u32| -> TrainOutcome {
+        let outcome = |halved: u32, losses: &[f64]| -> TrainOutcome {
+            let steps: Vec<_> = losses
+                .iter()
+                .map(|loss| {
+                    serde_json::json!({
+                        "step": 1, "total_steps": 8, "loss": loss, "dev_loss": null,
+                        "learning_rate": 1e-3, "tokens": 1, "tokens_per_second": 1.0,
+                    })
+                })
+                .collect();
             serde_json::from_value(serde_json::json!({
                 "adapter": "runs/x", "digest": "d", "trainable_parameters": 1,
                 "total_parameters": 2, "seconds": 1.0, "peak_memory_bytes": 0,
-                "rows_too_long": 0, "halved": halved, "steps": [],
+                "rows_too_long": 0, "rows_cut": 2, "halved": halved, "steps": steps,
             }))
             .unwrap()
         };
-        let entry = |halved| TrainingEntry {
+        let entry = |halved, losses: &[f64]| TrainingEntry {
             arms: vec!["lora".into()],
             set: "facts".into(),
             seed: 1,
             rows: 4,
-            outcome: outcome(halved),
+            outcome: outcome(halved, losses),
             classifier: None,
             adapter_bytes: 0,
             energy_joules: None,
         };
-        assert_eq!(entry(0).undone(), None);
-        let said = entry(3).undone().unwrap();
+        let cut = "set `facts`, lora (seed 1): 2 training rows are longer than `sequence_len` and were cut there";
+        assert_eq!(entry(0, &[]).notes(), [cut]);
+        let said = &entry(3, &[]).notes()[0];
         assert!(said.starts_with("set `facts`, lora (seed 1): in training"), "{said}");
         assert!(said.contains("not a number 3 times"), "{said}");
+        let falls = [3.0, 9.0, 9.0, 9.0, 4.0, 3.5, 2.5, 2.9];
+        assert_eq!(entry(0, &falls).notes(), [cut]);
+        let climbs = [3.0, 9.0, 9.0, 9.0, 4.0, 3.5, 2.9, 3.3];
+        let said = &entry(0, &climbs).notes()[0];
+        assert!(said.contains("it was 3.000 in the first step and 3.100 in the last"), "{said}");
+        // Single batches differ.
+        assert_eq!(entry(0, &climbs[1..]).notes(), [cut]);
     }
 
     #[test]

@@ -847,6 +847,7 @@ pub struct Finetune {
     /// Dropout on the adapter's input, in training only.
     pub lora_dropout: f64,
     /// Projections that get an adapter: their names, or `all-linear`.
+    #[serde(alias = "lora_target_modules")]
     pub target_modules: Vec<String>,
     /// Scale by `lora_alpha / sqrt(lora_r)` instead (Kalajdzievski 2023).
     pub use_rslora: bool,
@@ -858,12 +859,15 @@ pub struct Finetune {
     /// Learning rate of B as a multiple of A's (LoRA+, Hayou et al. 2024).
     pub loraplus_lr_ratio: f64,
     /// Passes over the training rows.
+    #[serde(alias = "num_train_epochs")]
     pub num_epochs: u32,
     /// What turns gradients into steps.
+    #[serde(alias = "optim")]
     pub optimizer: Optimizer,
     /// Peak learning rate.
     pub learning_rate: f64,
     /// How it falls.
+    #[serde(alias = "lr_scheduler_type")]
     pub lr_scheduler: LrScheduler,
     /// Share of the steps in which it rises.
     pub warmup_ratio: f64,
@@ -872,12 +876,14 @@ pub struct Finetune {
     /// Global norm that gradients are clipped to; 0 for none.
     pub max_grad_norm: f64,
     /// Rows per forward pass.
+    #[serde(alias = "per_device_train_batch_size")]
     pub micro_batch_size: u32,
     /// Forward passes per optimiser step.
     pub gradient_accumulation_steps: u32,
     /// Longest row in tokens.
+    #[serde(alias = "max_length", alias = "max_seq_length", alias = "cutoff_len")]
     pub sequence_len: u32,
-    /// Cut rows that are longer, instead of leaving them out.
+    /// Cut rows that are longer, instead of leaving them out and learning running text in pieces.
     pub truncate: bool,
     /// Keep only layer inputs and compute the rest again: less memory, more time.
     pub gradient_checkpointing: bool,
@@ -1191,6 +1197,7 @@ pub enum InitLoraWeights {
 pub enum Optimizer {
     /// `AdamW` with moments in f32.
     #[default]
+    #[serde(alias = "adamw_torch")]
     Adamw,
     /// `AdamW` with moments in blocks of 8 bits (Dettmers et al. 2022).
     #[serde(alias = "adamw_bnb_8bit")]

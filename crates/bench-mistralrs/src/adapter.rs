@@ -7,11 +7,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use bench_core::digest;
+use bench_core::{chat, digest};
 use candle_core::{DType, Device};
 use mistralrs_quant::{LoraAdapter, LoraConfig, ShardedSafeTensors};
 use serde::Deserialize;
 use serde_json::Value;
+use tokenizers::Tokenizer;
 
 use crate::folder::{Folder, json, shapes};
 
@@ -61,6 +62,18 @@ pub(crate) fn open(
         .map_err(|error| format!("`{}/adapter_config.json`: {error}", path.display()))?;
     if let Some(problem) = unsupported(&config) {
         return Err(format!("`{}` {problem}", path.display()));
+    }
+    if path.join("tokenizer.json").exists() {
+        let own = Tokenizer::from_file(path.join("tokenizer.json"))
+            .map_err(|error| format!("`{}/tokenizer.json`: {error}", path.display()))?;
+        let differing =
+            chat::differing_token(&base.tokenizer.get_vocab(true), &own.get_vocab(true));
+        if let Some(what) = differing {
+            return Err(format!(
+                "`{}` was trained with another tokenizer than its base has ({what}); use the base that it was trained on",
+                path.display()
+            ));
+        }
     }
     let weights = path.join("adapter_model.safetensors");
     let modules = modules(&weights, config.r, base)?;

@@ -75,6 +75,14 @@ impl Folder {
             .with_truncation(None)
             .map_err(|error| format!("`{}/tokenizer.json`: {error}", path.display()))?;
         let special = special(&tokenizer);
+        let tokens = tokenizer.get_vocab_size(true);
+        if let Some(what) = chat::foreign_tokenizer(&config, &special, tokens) {
+            return Err(format!(
+                "the tokenizer in `{}` is another model's: {what}; get config.json, tokenizer.json and weights of one model",
+                path.display()
+            ));
+        }
+        let template = template.with_turn_end(&special);
         let grammar_end = chat::grammar_end(&special);
         let ends = ends(path, &config, &template, &tokenizer, &special)?;
         let shapes = shapes(&weight_files(path)?)?;
@@ -213,14 +221,15 @@ fn ends(
     } else {
         Value::Null
     };
-    let turn_end = tokenizer.token_to_id(&template.eos_token).ok_or_else(|| {
+    let eos = tokenizer.token_to_id(&template.eos_token).ok_or_else(|| {
         format!(
             "`{}/tokenizer_config.json` says that `{}` ends an answer, but the tokenizer has no such token",
             folder.display(),
             template.eos_token
         )
     })?;
-    let ends = chat::ends(&generation, config, turn_end, special);
+    let turn_end = tokenizer.token_to_id(&template.turn_end).unwrap_or(eos);
+    let ends = chat::ends(&generation, config, &[turn_end, eos], special);
     if ends.is_empty() {
         Err(format!(
             "`{}/tokenizer.json` does not list `{}` among its `added_tokens`, so no answer would ever end",

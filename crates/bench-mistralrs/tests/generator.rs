@@ -332,6 +332,8 @@ async fn predictions_are_those_of_transformers_and_peft() {
         if rope["rope_type"] != "default" {
             config["rope_scaling"] = rope;
         }
+        // The tokenizer below ends answers with another token than the golden model's.
+        config["eos_token_id"] = serde_json::Value::Null;
         write("config.json", config);
         let model_file = "model.safetensors";
         std::fs::copy(golden.join(model_file), folder.path().join(model_file)).unwrap();
@@ -587,6 +589,10 @@ fn damaged_folders_are_refused_by_name() {
     std::fs::write(&path, config.replace("LlamaForCausalLM", "NoSuchModel")).unwrap();
     refused(&folder, None, "cannot load");
 
+    let foreign = config.replacen('{', r#"{"eos_token_id": 77,"#, 1);
+    std::fs::write(&path, foreign).unwrap();
+    refused(&folder, None, "token 77 ends an answer, which is no special token");
+
     // The library would read an adapter in the model's own folder as a part of the model.
     let folder = write_model(&weights());
     let adapter = write_adapter(&adapter_config(), &adapter_weights(0.3));
@@ -650,4 +656,10 @@ fn adapters_that_would_be_half_applied_are_refused_by_name() {
     all["target_modules"] = json!("all-linear");
     check(&all, &lora, "write the list of module names");
     refused(&folder, Some(Path::new("/no/such/adapter")), "adapter_config.json");
+
+    let adapter = write_adapter(&adapter_config(), &lora);
+    let own = std::fs::read_to_string(folder.path().join("tokenizer.json")).unwrap();
+    let own = own.replace("<|im_start|>", "<|start|>");
+    std::fs::write(adapter.path().join("tokenizer.json"), own).unwrap();
+    refused(&folder, Some(adapter.path()), "`<|im_start|>` is token none there, and 1 of the base");
 }

@@ -2,6 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bench_core::manifest;
 use bench_core::record::Record;
 use bench_core::spec::{
     ArmPlan, ChunkBy, Expand, Noise, PassageSource, Rag, Rerank, Retrieval, Strategy,
@@ -48,6 +49,7 @@ struct Page {
     gates: Grid,
     training: Part,
     parity: Grid,
+    proofs: Grid,
     indexes: Grid,
     models: Grid,
     files: Grid,
@@ -201,6 +203,7 @@ fn page(evaluation: &Evaluation<'_>, charts: &[Chart], gates: &[GateResult]) -> 
         gates: gate_grid(gates),
         training: Part { grid: training(evaluation), charts: losses.map(Picture::of).collect() },
         parity: parity(evaluation),
+        proofs: proofs(evaluation),
         indexes: indexes(evaluation),
         models: models(evaluation),
         files: files_grid(evaluation),
@@ -1281,14 +1284,39 @@ fn parity(evaluation: &Evaluation<'_>) -> Grid {
         ],
     );
     for entry in &evaluation.manifest.parity {
-        let mut row = shown![entry.set.as_str(), entry.seed as usize, entry.rows as usize];
-        row.push(format!("{} of {}", entry.top1_agree, entry.tokens).into());
-        row.push(figure(Some(entry.max_nll_difference), |x| {
-            x.map_or(String::new(), |x| format!("{x:.4}"))
-        }));
+        let mut row = shown![entry.set.as_str(), entry.seed as usize];
+        row.extend(agreement(&entry.agreement));
         grid.rows.push(row);
     }
     grid
+}
+
+fn proofs(evaluation: &Evaluation<'_>) -> Grid {
+    let mut grid = Grid::new(
+        "Served in fewer bits",
+        "What these models wrote to a dozen prompts was compared with f32 on the processor before they answered.",
+        &[
+            "model",
+            "numeric type",
+            ">rows",
+            ">same likeliest token",
+            ">largest difference of mean loss in nats",
+        ],
+    );
+    for entry in &evaluation.manifest.proofs {
+        let mut row = shown![entry.model.as_str(), entry.dtype.as_str()];
+        row.extend(agreement(&entry.agreement));
+        grid.rows.push(row);
+    }
+    grid
+}
+
+/// Rows, tokens on which both agree, and the largest difference.
+fn agreement(found: &manifest::Agreement) -> [Shown; 3] {
+    let difference =
+        figure(Some(found.max_nll_difference), |x| x.map_or(String::new(), |x| format!("{x:.4}")));
+    let same = format!("{} of {}", found.top1_agree, found.tokens);
+    [(found.rows as usize).into(), same.into(), difference]
 }
 
 fn indexes(evaluation: &Evaluation<'_>) -> Grid {

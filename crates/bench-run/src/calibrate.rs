@@ -13,6 +13,7 @@ use tokio::runtime::Runtime;
 
 use crate::backends::{Backends, ResolvedModel};
 use crate::load::{LabelledRow, LoadedCalibration};
+use crate::parity::prove;
 use crate::run::{Options, RunError, Stop};
 use crate::score::{Effort, PairJudge, RubricJudge, jury};
 use crate::store::Store;
@@ -129,6 +130,8 @@ impl Bench<'_> {
             return Ok(());
         }
         let generator: Arc<dyn Generator> = backends.load(self.model, None)?;
+        let with = (&mut *self.store, runtime, self.progress);
+        prove(backends, self.model, generator.as_ref(), with)?;
         let judge = &loaded.calibration.judge;
         let rubric = loaded.rubric.clone();
         let pairs = PairJudge::new(judge, rubric.clone(), Arc::clone(&generator));

@@ -2,14 +2,12 @@
 //! and every answer is on disk before the next is waited for. What a call is for it does not know.
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bench_core::backend::{
-    BackendError, BackendErrorKind, Completion, Generator, Probe, Progress, Request, Served, Stage,
-    TokenLogprob,
+    BackendError, BackendErrorKind, Completion, Generator, Progress, Request, Served, Stage,
 };
 use bench_core::dataset::Sample;
 use bench_core::digest;
@@ -23,10 +21,15 @@ use crate::answer::call_record;
 use crate::backends::{Backends, Counter, Place, ResolvedModel};
 use crate::features::Classifies;
 use crate::likelihood;
+use crate::parity::{TRAINED_AND_SERVED, Tolerance, compare_probes, compare_written, prove};
 use crate::prepare::{Adapter, add_seconds};
 use crate::prompt::{Laid, Layout, Question, Step};
 use crate::run::{Options, RunError, Stop, peak_memory_bytes};
 use crate::store::Store;
+
+/// Prompts, and tokens of each answer, on which two decoders of the base model must agree.
+const BASE_ROWS: usize = 4;
+const BASE_TOKENS: u32 = 16;
 
 /// One request to one model.
 #[derive(Clone)]
@@ -274,9 +277,10 @@ impl Desk<'_> {
         })
     }
 
-    /// Before a fine-tuned arm answers: do trainer and server agree about its adapter?
+    /// Before a fine-tuned arm answers: do trainer and server agree about its adapter? Before another one
+    /// does: may its model be served as it is?
     fn parity(&mut self, call: &Call<'_>, generator: &dyn Generator) -> Result<(), RunError> {
-        let Some(adapter) = call.adapter else { return Ok(()) };
+        let Some(adapter) = call.adapter else { return self.prove(call.model, generator) };
         if adapter.probes.is_empty() || self.store.state.parity.contains_key(&adapter.digest) {
             return Ok(());
         }
@@ -287,8 +291,8 @@ impl Desk<'_> {
         task.advance(1, "");
         let served = self.runtime.block_on(generator.probe(&adapter.probes))?;
         task.advance(2, "");
-        let (entry, table) =
-            compare_probes(&trained, &served, Tolerance::of(&call.model.entry.dtype));
+        let tolerance = Tolerance::of(&call.model.entry.dtype);
+        let (agreement, table) = compare_probes(&trained, &served, TRAINED_AND_SERVED, tolerance);
         if !table.is_empty() {
             let (arm, set) = (call.arm.to_owned(), call.set.to_owned());
             return Err(RunError::Parity { arm, set, table });
@@ -298,10 +302,19 @@ impl Desk<'_> {
             Served::Adapter | Served::Merged | Served::Classifier | Served::Reward => None,
         };
         let set = call.set.to_owned();
-        let entry = ParityEntry { set, seed: adapter.seed, base_tokens, ..entry };
+        let entry = ParityEntry { set, seed: adapter.seed, agreement, base_tokens };
         self.store.state.parity.insert(adapter.digest.clone(), entry);
         add_seconds(&mut self.store.state, "check", started.elapsed().as_secs_f64());
         Ok(self.store.save_state()?)
+    }
+
+    /// Refuses a model that is served in fewer bits than f32 and does not answer as in f32.
+    pub(crate) fn prove(
+        &mut self,
+        model: &ResolvedModel,
+        generator: &dyn Generator,
+    ) -> Result<(), RunError> {
+        prove(self.backends, model, generator, (&mut self.store, &self.runtime, self.progress))
     }
 
     /// What our own decoder serves is fair beside the other arms only if it writes what their server
@@ -348,187 +361,5 @@ impl Desk<'_> {
     pub(crate) fn note_memory(&mut self) {
         self.store.state.peak_memory_bytes =
             self.store.state.peak_memory_bytes.max(peak_memory_bytes());
-    }
-}
-
-/// What kernels may change.
-#[derive(Clone, Copy)]
-struct Tolerance {
-    /// Largest difference of a row's mean negative log-likelihood, in nats.
-    nll: f64,
-    /// Two tokens whose log-probabilities are this close may change places, in nats.
-    tie: f64,
-    /// Least share of all tokens on which both find the same likeliest one.
-    top1: f64,
-}
-
-impl Tolerance {
-    /// In bf16 a number has 8 bits: two kernels differ by more, and near ties fall either way.
-    fn of(dtype: &str) -> Self {
-        match dtype {
-            "bf16" => Self { nll: 5e-2, tie: 1e-1, top1: 0.97 },
-            _ => Self { nll: 1e-2, tie: 1e-3, top1: 1.0 },
-        }
-    }
-}
-
-/// Prompts, and tokens of each answer, on which two decoders of the base model must agree.
-const BASE_ROWS: usize = 4;
-const BASE_TOKENS: u32 = 16;
-
-/// Tokens that both wrote, and a line per answer that differs where there was no tie.
-fn compare_written(
-    ours: &[Completion],
-    theirs: &[Completion],
-    tolerance: Tolerance,
-) -> (u64, String) {
-    let (mut tokens, mut table) = (0, String::new());
-    for (row, (ours, theirs)) in ours.iter().zip(theirs).enumerate() {
-        let same = ours.logprobs.iter().zip(&theirs.logprobs);
-        let same = same.take_while(|(a, b)| a.token == b.token).count();
-        tokens += same as u64;
-        let (a, b) = (ours.logprobs.get(same), theirs.logprobs.get(same));
-        let tied = a.or(b).is_some_and(|one| match one.top.as_slice() {
-            [first, second, ..] => first.1 - second.1 < tolerance.tie,
-            _ => false,
-        });
-        if (a.is_some() || b.is_some()) && !tied {
-            let name = |one: Option<&TokenLogprob>| {
-                one.map_or_else(|| "the end".to_owned(), |one| format!("`{}`", one.token))
-            };
-            writeln!(
-                table,
-                "  row {row}, on the base model: token {same} is {} by our own decoder and {} by the server of the other arms",
-                name(a),
-                name(b)
-            )
-            .ok();
-        }
-    }
-    (tokens, table)
-}
-
-/// Compares both sides row by row; the table is empty when they agree.
-fn compare_probes(
-    trained: &[Probe],
-    served: &[Probe],
-    tolerance: Tolerance,
-) -> (ParityEntry, String) {
-    let mut entry = ParityEntry {
-        set: String::new(),
-        seed: 0,
-        rows: trained.len() as u64,
-        tokens: 0,
-        top1_agree: 0,
-        max_nll_difference: 0.0,
-        base_tokens: None,
-    };
-    let mut table = String::new();
-    for (row, (ours, theirs)) in trained.iter().zip(served).enumerate() {
-        if ours.token_ids != theirs.token_ids {
-            let at =
-                ours.token_ids.iter().zip(&theirs.token_ids).take_while(|(a, b)| a == b).count();
-            writeln!(
-                table,
-                "  row {row}: token {at} is {:?} in training and {:?} in serving",
-                ours.token_ids.get(at),
-                theirs.token_ids.get(at)
-            )
-            .ok();
-            continue;
-        }
-        let agree = ours.top1.iter().zip(&theirs.top1).filter(|(a, b)| a == b).count();
-        let tokens = ours.top1.len();
-        let difference = (ours.nll - theirs.nll).abs();
-        entry.tokens += tokens as u64;
-        entry.top1_agree += agree as u64;
-        entry.max_nll_difference = entry.max_nll_difference.max(difference);
-        let exact = tolerance.top1 >= 1.0;
-        if exact && agree < tokens
-            || theirs.top1.len() != tokens
-            || difference.is_nan()
-            || difference > tolerance.nll
-        {
-            writeln!(table,
-                "  row {row}: likeliest token agrees on {agree} of {tokens}; loss {:.4} in training, {:.4} in serving",
-                ours.nll, theirs.nll
-            ).ok();
-        }
-    }
-    let least = tolerance.top1 * entry.tokens as f64;
-    if table.is_empty() && (entry.top1_agree as f64) < least {
-        let ParityEntry { top1_agree, tokens, .. } = entry;
-        let share = tolerance.top1 * 100.0;
-        writeln!(table, "  likeliest token agrees on {top1_agree} of {tokens}, under {share:.0} %")
-            .ok();
-    }
-    if trained.len() != served.len() {
-        writeln!(table, "  {} rows in training, {} in serving", trained.len(), served.len()).ok();
-    }
-    (entry, table)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn two_decoders_write_the_same_but_for_ties() {
-        let said = |tokens: &[(&str, f64)]| Completion {
-            logprobs: tokens
-                .iter()
-                .map(|(token, gap)| TokenLogprob {
-                    token: (*token).into(),
-                    logprob: -0.1,
-                    top: vec![((*token).into(), -0.1), ("x".into(), -0.1 - gap)],
-                })
-                .collect(),
-            ..Completion::default()
-        };
-        let ours = [said(&[("a", 1.0), ("b", 1.0)]), said(&[("a", 1.0), ("b", 1e-5)])];
-        assert_eq!(compare_written(&ours, &ours, Tolerance::of("f32")), (4, String::new()));
-        let tied = [ours[0].clone(), said(&[("a", 1.0), ("c", 1e-5)])];
-        assert_eq!(compare_written(&ours, &tied, Tolerance::of("f32")), (3, String::new()));
-        let other = [said(&[("a", 1.0), ("c", 1.0)]), said(&[("a", 1.0)])];
-        let (tokens, table) = compare_written(&ours[..1], &other[..1], Tolerance::of("f32"));
-        assert_eq!(tokens, 1);
-        assert!(table.contains("token 1 is `b` by our own decoder and `c` by"), "{table}");
-    }
-
-    #[test]
-    fn disagreement_between_trainer_and_server_is_shown_row_by_row() {
-        let probe = |ids: &[u32], top1: &[u32], nll| Probe {
-            token_ids: ids.into(),
-            top1: top1.into(),
-            nll,
-        };
-        let (entry, table) = compare_probes(
-            &[probe(&[1, 2], &[3, 4], 0.5), probe(&[1], &[2], 0.1), probe(&[1], &[2], 0.1)],
-            &[probe(&[1, 2], &[3, 4], 0.505), probe(&[9], &[2], 0.1), probe(&[1], &[5], 0.9)],
-            Tolerance::of("f32"),
-        );
-        assert_eq!((entry.rows, entry.tokens, entry.top1_agree), (3, 3, 2));
-        assert!(
-            table.contains("row 1: token 0 is Some(1) in training and Some(9) in serving"),
-            "{table}"
-        );
-        assert!(table.contains("row 2: likeliest token agrees on 0 of 1"), "{table}");
-        assert!(!table.contains("row 0"), "{table}");
-    }
-
-    #[test]
-    fn in_bf16_a_near_tie_may_fall_either_way_and_another_adapter_is_still_seen() {
-        let rows = |wrong: usize, nll: f64| -> Vec<Probe> {
-            let top1 = |at: usize| u32::from(at < wrong);
-            vec![Probe { token_ids: vec![1; 200], top1: (0..100).map(top1).collect(), nll }]
-        };
-        let said = |wrong, nll, dtype| {
-            compare_probes(&rows(0, 0.5), &rows(wrong, nll), Tolerance::of(dtype)).1
-        };
-        assert!(said(1, 0.5, "f32").contains("agrees on 99 of 100"));
-        assert_eq!(said(3, 0.54, "bf16"), "");
-        assert!(said(4, 0.5, "bf16").contains("agrees on 96 of 100, under 97 %"));
-        assert!(said(0, 0.56, "bf16").contains("0.5600 in serving"));
-        assert!(said(0, f64::NAN, "bf16").contains("NaN"));
     }
 }

@@ -118,6 +118,8 @@ impl Lesson<'_> {
             seconds: started.elapsed().as_secs_f64(),
             peak_memory_bytes: 0,
             rows_too_long: 0,
+            rows_cut: 0,
+            dev_rows_too_long: 0,
             best_step: None,
             halved: 0,
             steps: Vec::new(),

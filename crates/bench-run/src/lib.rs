@@ -12,6 +12,7 @@ mod energy;
 mod features;
 mod likelihood;
 pub mod load;
+mod parity;
 mod prepare;
 pub mod prompt;
 pub mod run;

@@ -1,6 +1,6 @@
 //! Making every arm ready to answer: find its model, build its index, train its adapters.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,6 +8,7 @@ use bench_core::backend::{
     BackendError, Embedder, ModelFolder, Passage, ProbeRow, Progress, Retriever, Served, Stage,
     TrainExample, TrainJob, TrainOutcome, Trainer,
 };
+use bench_core::chat::Message;
 use bench_core::dataset::TrainRow;
 use bench_core::digest;
 use bench_core::manifest::{IndexEntry, ModelEntry, TrainingEntry, TuningEntry};
@@ -15,6 +16,7 @@ use bench_core::spec::{
     Arm, ArmPlan, Effort, EmbedderSource, Features, Finetune, Mix, Objective, Raft, Rag, Rerank,
     SettingsTrial,
 };
+use bench_core::template::PromptTemplate;
 use regex::Regex;
 
 use crate::backends::{Backends, Place, ResolvedModel};
@@ -88,6 +90,15 @@ pub(crate) struct PreparedReward {
     pub(crate) layout: Layout,
 }
 
+/// A reward model that is to be trained.
+struct RewardJob<'a> {
+    model: ResolvedModel,
+    trainer: Arc<dyn Trainer>,
+    set: &'a LoadedSet,
+    layout: Layout,
+    job: TrainJob,
+}
+
 /// Settings that were chosen on dev samples.
 #[derive(Clone)]
 pub(crate) enum Chosen {
@@ -98,6 +109,10 @@ pub(crate) enum Chosen {
 
 /// Rows of the fairness check.
 const PROBE_ROWS: usize = 16;
+
+/// Characters of a running text that are shown, and of those that follow, which both must find alike.
+const PROBE_BEGINNING: usize = 40;
+const PROBE_CHARACTERS: usize = 200;
 
 /// Validation rows: enough to see over-fitting, few enough to cost nothing.
 const DEV_ROWS: usize = 32;
@@ -192,6 +207,7 @@ impl<'a> Preparer<'a> {
     ) -> Result<Prepared, RunError> {
         let loaded = self.loaded;
         let plans: Vec<&ArmPlan> = loaded.plans.iter().filter(|plan| chosen(plan.arm())).collect();
+        self.check_trainings(&plans)?;
         for (index, set) in loaded.sets.iter().enumerate() {
             let of_set = plans.iter().enumerate();
             let mut of_set: Vec<(usize, &&ArmPlan)> =
@@ -210,9 +226,57 @@ impl<'a> Preparer<'a> {
         Ok(self.prepared)
     }
 
-    /// The reward model that chooses among the answers of an arm, trained once.
-    fn reward(&mut self, plan: &ArmPlan, desk: &mut Desk<'_>) -> Result<(), BackendError> {
-        let Some(best) = &plan.prompt.best_of else { return Ok(()) };
+    /// What no training can be done with is found before the first one, for all arms at once.
+    fn check_trainings(&self, plans: &[&ArmPlan]) -> Result<(), BackendError> {
+        let mut seen = BTreeSet::new();
+        let mut problems = Vec::new();
+        let mut check = |what: String, trainer: &dyn Trainer, job: &TrainJob| {
+            if seen.insert(job.output.clone())
+                && let Err(error) = trainer.check(job)
+            {
+                problems.push(format!("{what}: {}", error.chain()));
+            }
+        };
+        for plan in plans {
+            if let Some(RewardJob { trainer, job, .. }) = self.reward_job(plan)? {
+                let name = plan.prompt.best_of.as_ref().map_or("", |best| &best.reward);
+                check(format!("reward model `{name}`"), trainer.as_ref(), &job);
+            }
+            for set in self.loaded.sets.iter().filter(|set| plan.sets.contains(&set.spec.name)) {
+                let Some(settings) = &plan.finetune else { continue };
+                // Rows with passages are laid out when there is an index.
+                if set.spec.adapters_of.is_some() || settings.raft.is_some() {
+                    continue;
+                }
+                let model = &self.prepared.models[&plan.model];
+                let (base, trainer) = (model.folder()?, self.backends.trainer(model)?);
+                let training = set.training_prompts.get(&plan.name).cloned();
+                let layout = bare(set.prompts[&plan.name].clone(), training);
+                for settings in shapes(settings, self.loaded.experiment.run.seed) {
+                    let seed = settings.seeds.first().copied().unwrap_or_default();
+                    let learnt = match &settings.mix {
+                        Some(mix) => self.mixed(plan, &settings, mix, seed)?,
+                        None => lesson(set, &settings, &layout, seed)?,
+                    };
+                    let (key, one) = training_key(&base, &settings, seed, &learnt);
+                    let output = adapter_folder(&self.folder, &key, trainer.as_ref());
+                    let Lesson { examples, dev, .. } = learnt;
+                    let base = base.clone();
+                    let job = TrainJob { base, examples, dev, settings: one, seed, output };
+                    let what = format!("arm `{}` on set `{}`", plan.name, set.spec.name);
+                    check(what, trainer.as_ref(), &job);
+                }
+            }
+        }
+        if problems.is_empty() {
+            return Ok(());
+        }
+        Err(BackendError::fatal("trainer", problems.join("\n")))
+    }
+
+    /// The training of the reward model that chooses among the answers of an arm.
+    fn reward_job(&self, plan: &ArmPlan) -> Result<Option<RewardJob<'a>>, BackendError> {
+        let Some(best) = &plan.prompt.best_of else { return Ok(None) };
         let loaded = self.loaded;
         let (Some(spec), Some(template)) =
             (loaded.experiment.rewards.get(&best.reward), loaded.reward_prompts.get(&best.reward))
@@ -222,31 +286,32 @@ impl<'a> Preparer<'a> {
         };
         let set = loaded.sets.iter().find(|set| set.spec.name == spec.set);
         let (Some(set), false) = (set, self.prepared.rewards.contains_key(&best.reward)) else {
-            return Ok(());
+            return Ok(None);
         };
         let model = self.prepared.models[&spec.model].clone();
         let base = model.folder()?;
         let trainer = self.backends.trainer(&model)?;
         let settings = Finetune { objective: Objective::Reward, ..spec.finetune.clone() };
-        let layout = Layout {
-            template: template.clone(),
-            training: None,
-            fewshot: None,
-            passages: None,
-            counter: None,
-            max_tokens: 1,
-            lead: "",
-            final_answer: None,
-        };
+        let layout = bare(template.clone(), None);
         let seed = settings.seeds.first().copied().unwrap_or(0);
         let examples = lesson(set, &settings, &layout, seed)?.examples;
         let settings =
             Finetune { seeds: vec![seed], limit: None, template: None, system: None, ..settings };
         let key = digest::of_json(&(&base.digest, &settings, seed, &examples));
         let output = adapter_folder(&self.folder, &key, trainer.as_ref());
-        let (rows, dev) = (examples.len() as u64, Vec::new());
-        let job = TrainJob { base: base.clone(), examples, dev, settings, seed, output };
+        let job = TrainJob { base, examples, dev: Vec::new(), settings, seed, output };
+        Ok(Some(RewardJob { model, trainer, set, layout, job }))
+    }
+
+    /// The reward model that chooses among the answers of an arm, trained once.
+    fn reward(&mut self, plan: &ArmPlan, desk: &mut Desk<'_>) -> Result<(), BackendError> {
+        let (Some(best), Some(found)) = (&plan.prompt.best_of, self.reward_job(plan)?) else {
+            return Ok(());
+        };
+        let RewardJob { model, trainer, set, layout, job } = found;
         let outcome = self.train(&job, trainer.as_ref(), set, plan, desk)?;
+        let TrainJob { base, examples, seed, .. } = job;
+        let rows = examples.len() as u64;
         let adapter = Adapter {
             seed,
             folder: outcome.adapter.clone(),
@@ -315,16 +380,7 @@ impl<'a> Preparer<'a> {
                 energy_joules: None,
             }),
         }
-        let layout = Layout {
-            template: set.prompts[&plan.name].clone(),
-            training: None,
-            fewshot: None,
-            passages: None,
-            counter: None,
-            max_tokens: 1,
-            lead: "",
-            final_answer: None,
-        };
+        let layout = bare(set.prompts[&plan.name].clone(), None);
         let adapter = Adapter {
             seed: 0,
             base: ModelFolder { path: folder.clone(), digest: model.entry.digest.clone() },
@@ -723,16 +779,8 @@ impl<'a> Preparer<'a> {
         let total = settings.limit.map_or(all, |limit| all.min(limit as usize));
         let mut lesson = Lesson::default();
         for ((_, set), count) in sets.iter().zip(mix.counts(&sizes, total)) {
-            let layout = Layout {
-                template: set.prompts[&plan.name].clone(),
-                training: set.training_prompts.get(&plan.name).cloned(),
-                fewshot: None,
-                passages: None,
-                counter: None,
-                max_tokens: 0,
-                lead: "",
-                final_answer: None,
-            };
+            let training = set.training_prompts.get(&plan.name).cloned();
+            let layout = bare(set.prompts[&plan.name].clone(), training);
             let train = set.train.as_deref().unwrap_or_default();
             // Whole copies, and a part of another.
             let copies = count.checked_div(train.len()).unwrap_or(0);
@@ -1010,7 +1058,56 @@ pub(crate) fn lesson(
     Ok(Lesson { dev: dev_examples(set, layout, raft)?, examples, probes })
 }
 
+/// The settings that a training will have, or each of its trials: those that say whether it can be done.
+fn shapes(settings: &Finetune, seed: u64) -> Vec<Finetune> {
+    let Some(sweep) = &settings.sweep else { return vec![settings.clone()] };
+    let plain = Finetune { sweep: None, ..settings.clone() };
+    let trials = sweep.trials(settings, seed).into_iter().map(|trial| Finetune {
+        lora_r: trial.settings.lora_r,
+        lora_alpha: trial.settings.lora_alpha,
+        micro_batch_size: trial.settings.micro_batch_size,
+        ..plain.clone()
+    });
+    let mut shapes: Vec<Finetune> = Vec::new();
+    for shape in trials {
+        if !shapes.contains(&shape) {
+            shapes.push(shape);
+        }
+    }
+    shapes
+}
+
+/// Lays out the input alone.
+fn bare(template: PromptTemplate, training: Option<PromptTemplate>) -> Layout {
+    Layout {
+        template,
+        training,
+        fewshot: None,
+        passages: None,
+        counter: None,
+        max_tokens: 1,
+        lead: "",
+        final_answer: None,
+    }
+}
+
+/// A running text as a conversation: how it begins, and how it goes on. What counts is that both sides have
+/// the same model.
+pub(crate) fn text_probe(text: &str) -> ProbeRow {
+    let begins = PROBE_BEGINNING.min(text.chars().count() / 2);
+    let mut characters = text.chars();
+    let beginning: String = characters.by_ref().take(begins).collect();
+    let completion = characters.take(PROBE_CHARACTERS).collect();
+    ProbeRow { messages: vec![Message::user(beginning)], completion }
+}
+
 fn probes(examples: &[TrainExample], most: usize) -> Vec<ProbeRow> {
+    let texts = examples.iter().filter_map(|example| match example {
+        TrainExample::Text(text) => Some(text_probe(text)),
+        TrainExample::Completion { .. }
+        | TrainExample::Labelled { .. }
+        | TrainExample::Preference { .. } => None,
+    });
     let rows = examples.iter().filter_map(|example| match example {
         TrainExample::Completion { messages, completion }
         | TrainExample::Labelled { messages, completion, .. } => {
@@ -1021,7 +1118,7 @@ fn probes(examples: &[TrainExample], most: usize) -> Vec<ProbeRow> {
         }
         TrainExample::Text(_) => None,
     });
-    rows.take(most).collect()
+    rows.chain(texts).take(most).collect()
 }
 
 /// The retriever of arms that do not search.

@@ -105,13 +105,25 @@ pub enum RunError {
     Backend(#[from] BackendError),
     /// The adapter is not served as it was trained.
     #[error(
-        "trainer and server disagree about the adapter of arm `{arm}` on set `{set}`:\n{table}"
+        "trainer and server disagree about the adapter of arm `{arm}` on set `{set}`, so the arm would not be served as it was trained:\n{table}  where tokens differ, the model's tokenizer or chat template is at fault: compare its tokenizer.json and tokenizer_config.json with the original's; where losses do, please report it with this table"
     )]
     Parity {
         /// The arm.
         arm: String,
         /// The eval set.
         set: String,
+        /// One line per row that differs.
+        table: String,
+    },
+    /// The model is another one as it is served.
+    #[error(
+        "`{model}`, served in {dtype}, does not answer as it does in f32, so its answers would not be the model's:\n{table}  use a build that serves in f32 (without the feature `cuda`), or another model"
+    )]
+    Unproved {
+        /// What the backend calls the model.
+        model: String,
+        /// Numeric type of the weights as served.
+        dtype: String,
         /// One line per row that differs.
         table: String,
     },
@@ -527,13 +539,7 @@ impl<'a> Runner<'a> {
                 .push("the judge may judge its own model's answers (`allow_self_judging`)".into());
         }
         for entry in &self.prepared.training {
-            if entry.outcome.rows_too_long > 0 {
-                warnings.push(format!(
-                    "set `{}`: {} of {} training rows are longer than `sequence_len` and were left out",
-                    entry.set, entry.outcome.rows_too_long, entry.rows
-                ));
-            }
-            warnings.extend(entry.undone());
+            warnings.extend(entry.notes());
         }
         let parity = self
             .prepared
@@ -544,6 +550,15 @@ impl<'a> Runner<'a> {
             .collect::<BTreeSet<_>>()
             .into_iter()
             .filter_map(|digest| self.desk.store.state.parity.get(digest).cloned())
+            .collect();
+        let proofs = self
+            .prepared
+            .models
+            .values()
+            .map(|model| model.entry.digest.as_str())
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .filter_map(|digest| self.desk.store.state.proofs.get(digest).cloned())
             .collect();
         Manifest {
             format: Manifest::FORMAT,
@@ -566,6 +581,7 @@ impl<'a> Runner<'a> {
             training: self.prepared.training.clone(),
             indexes: self.prepared.indexes.clone(),
             parity,
+            proofs,
             judging: self.judging_entries(),
             stopped: Vec::new(),
             machine: self.options.machine.clone(),

@@ -20,6 +20,7 @@ use regex::Regex;
 use serde::{Deserialize, Serialize};
 
 use crate::backends::{Backends, Counter, Place, ResolvedModel};
+use crate::prepare::text_probe;
 
 /// Answers by rule, or from what a [`ScriptedTrainer`] remembered.
 pub struct ScriptedGenerator {
@@ -182,6 +183,10 @@ impl Trainer for ScriptedTrainer {
         BACKEND.into()
     }
 
+    fn check(&self, _: &TrainJob) -> Result<(), BackendError> {
+        Ok(())
+    }
+
     fn train(
         &self,
         job: &TrainJob,
@@ -199,7 +204,11 @@ impl Trainer for ScriptedTrainer {
                 TrainExample::Preference { messages, chosen, .. } => {
                     Some(Remembered { asked: last_turn(messages), say: chosen.clone() })
                 }
-                TrainExample::Labelled { .. } | TrainExample::Text(_) => None,
+                TrainExample::Text(text) => {
+                    let row = text_probe(text);
+                    Some(Remembered { asked: last_turn(&row.messages), say: row.completion })
+                }
+                TrainExample::Labelled { .. } => None,
             })
             .collect();
         if job.examples.is_empty() {
@@ -227,6 +236,8 @@ impl Trainer for ScriptedTrainer {
             seconds: 0.0,
             peak_memory_bytes: 0,
             rows_too_long: 0,
+            rows_cut: 0,
+            dev_rows_too_long: 0,
             best_step: None,
             halved: 0,
             steps: vec![step],

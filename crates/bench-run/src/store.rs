@@ -10,7 +10,7 @@ use std::io::{self, BufRead as _, BufReader, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
 use bench_core::backend::IndexInfo;
-use bench_core::manifest::{JudgingEntry, ParityEntry};
+use bench_core::manifest::{JudgingEntry, ParityEntry, ProofEntry};
 use bench_core::record::{Outcome, Preference, Verdict};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,8 @@ pub struct State {
     pub indexes: BTreeMap<String, IndexInfo>,
     /// Fairness checks by adapter digest.
     pub parity: BTreeMap<String, ParityEntry>,
+    /// Comparisons with f32 by model digest.
+    pub proofs: BTreeMap<String, ProofEntry>,
     /// What each judge took, by its name.
     pub judging: BTreeMap<String, JudgingEntry>,
     /// Joules of each training, by the digest of what it made.

@@ -102,12 +102,17 @@ impl Real {
     fn local(&self, id: String, folder: &Path) -> Result<ResolvedModel, BackendError> {
         let folder = self.cache.model_folder(folder)?;
         let own = CandleLoader::is_own_family(&folder.path);
-        let entry = ModelEntry {
-            id,
-            digest: folder.digest.clone(),
-            backend: if own { "candle" } else { "mistralrs" }.into(),
-            dtype: if cfg!(feature = "cuda") && !own { "bf16" } else { "f32" }.into(),
+        let (backend, dtype) = match own {
+            true => ("candle", "f32"),
+            false if cfg!(feature = "cuda") => ("mistralrs", "bf16"),
+            false => ("mistralrs", "f32"),
         };
+        // Answers in another numeric type are other answers.
+        let digest = match dtype {
+            "f32" => folder.digest.clone(),
+            other => digest::of_json(&(&folder.digest, other)),
+        };
+        let entry = ModelEntry { id, digest, backend: backend.into(), dtype: dtype.into() };
         Ok(ResolvedModel { entry, place: Place::Local(folder) })
     }
 }

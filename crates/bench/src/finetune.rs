@@ -10,7 +10,7 @@ use miette::{IntoDiagnostic as _, miette};
 
 use crate::backends::Real;
 use crate::exit::Exit;
-use crate::models::{Cache, size_of};
+use crate::models::Cache;
 use crate::progress;
 
 /// What `bench export` writes.
@@ -65,8 +65,8 @@ pub(crate) fn train(loaded: &Loaded, arms: &[String]) -> miette::Result<Exit> {
     };
     for entry in &entries {
         let outcome = &entry.outcome;
-        if let Some(undone) = entry.undone() {
-            anstream::eprintln!("warning: {undone}");
+        for note in entry.notes() {
+            anstream::eprintln!("warning: {note}");
         }
         if let Some(classifier) = &entry.classifier {
             anstream::println!(
@@ -85,7 +85,7 @@ pub(crate) fn train(loaded: &Loaded, arms: &[String]) -> miette::Result<Exit> {
         let share = outcome.trainable_parameters as f64 / outcome.total_parameters.max(1) as f64;
         let dev = outcome.steps.iter().rev().find_map(|step| step.dev_loss);
         anstream::println!(
-            "{}: {} on {}, seed {}: {} rows, {} steps, loss {:.3}{}, {:.0} tokens/s, {:.0} s; \
+            "{}: {} on {}, seed {}: {} rows, {} steps, loss {:.3}{}{}, {:.0} tokens/s, {:.0} s; \
              {} of {} parameters trained ({:.2} %), {:.1} MB; peak memory {:.2} GiB{}",
             outcome.adapter.display(),
             entry.arms.join(", "),
@@ -95,12 +95,15 @@ pub(crate) fn train(loaded: &Loaded, arms: &[String]) -> miette::Result<Exit> {
             outcome.steps.len(),
             last.map_or(f64::NAN, |step| step.loss),
             dev.map_or_else(String::new, |loss| format!(", validation loss {loss:.3}")),
+            outcome
+                .best_step
+                .map_or_else(String::new, |step| format!(", step {step} kept as the best")),
             last.map_or(0.0, |step| step.tokens_per_second),
             outcome.seconds,
             outcome.trainable_parameters,
             outcome.total_parameters,
             100.0 * share,
-            size_of(&outcome.adapter) as f64 / 1e6,
+            entry.adapter_bytes as f64 / 1e6,
             outcome.peak_memory_bytes as f64 / f64::from(1 << 30),
             entry.energy_joules.map_or_else(String::new, |joules| {
                 format!("; {:.1} kJ by the processor's counters", joules / 1e3)
@@ -135,12 +138,13 @@ pub(crate) fn export(
     let out = out.map_or_else(|| beside(source, format), Path::to_owned);
     match format {
         Format::Peft if !is_adapter => Err(miette!(
-            help = "give the folder that `bench train` printed",
+            help = other_folder(source),
             "`{}` is not an adapter: it has no `{ADAPTER_CONFIG}`",
             source.display()
         )),
         Format::Peft => {
-            export_peft(source, &out, None).map_err(|error| explained(&error))?;
+            let base = base.map(|base| base.display().to_string());
+            export_peft(source, &out, base.as_deref()).map_err(|error| explained(&error))?;
             anstream::println!("{}: the adapter in PEFT's format", out.display());
             Ok(Exit::Done)
         }
@@ -220,11 +224,7 @@ fn named_base(adapter: &Path, base: Option<&Path>) -> miette::Result<PathBuf> {
     }
     let path = adapter.join(ADAPTER_CONFIG);
     let text = std::fs::read_to_string(&path).map_err(|error| {
-        miette!(
-            help = "give the folder that `bench train` printed",
-            "`{}` is not an adapter: {error}",
-            adapter.display()
-        )
+        miette!(help = other_folder(adapter), "`{}` is not an adapter: {error}", adapter.display())
     })?;
     let json: serde_json::Value = serde_json::from_str(&text).into_diagnostic()?;
     let name = json["base_model_name_or_path"].as_str().unwrap_or_default();
@@ -236,6 +236,19 @@ fn named_base(adapter: &Path, base: Option<&Path>) -> miette::Result<PathBuf> {
         help = "give the base's folder with --base",
         "the adapter was trained on `{name}`, which is no model folder here"
     ))
+}
+
+/// What to give instead of a folder that is no adapter.
+fn other_folder(folder: &Path) -> String {
+    let own = folder.join("adapter");
+    if own.join(ADAPTER_CONFIG).exists() {
+        format!("it is a merged model; its adapter lies in `{}`", own.display())
+    } else if folder.join("config.json").exists() {
+        "it is a whole model: it is served as it is, and `--format gguf` writes it as one file"
+            .into()
+    } else {
+        "give the folder that `bench train` printed".into()
+    }
 }
 
 fn explained(error: &TrainError) -> miette::Report {
@@ -258,6 +271,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let error = base_of(folder.path(), None).unwrap_err().to_string();
         assert!(error.contains("is not an adapter"), "{error}");
+        assert!(other_folder(folder.path()).contains("`bench train` printed"));
+        std::fs::write(folder.path().join("config.json"), "{}").unwrap();
+        assert!(other_folder(folder.path()).contains("whole model"));
+        let own = folder.path().join("adapter");
+        std::fs::create_dir(&own).unwrap();
+        std::fs::write(own.join(ADAPTER_CONFIG), "{}").unwrap();
+        assert!(other_folder(folder.path()).ends_with("/adapter`"));
         let config = "{\"base_model_name_or_path\": \"org/model\"}";
         std::fs::write(folder.path().join(ADAPTER_CONFIG), config).unwrap();
         let error = base_of(folder.path(), None).unwrap_err().to_string();

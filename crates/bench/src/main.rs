@@ -141,7 +141,8 @@ enum Command {
         /// Numeric type of the matrices of a GGUF file.
         #[arg(long, value_enum, default_value = "f32")]
         outtype: finetune::Outtype,
-        /// The base's folder, where it is not the one that the adapter names.
+        /// The base's folder, where it is not the one that the adapter names; of PEFT files, what they
+        /// are to name, for example a model of a hub.
         #[arg(long)]
         base: Option<PathBuf>,
         /// Where to write; beside the source when absent.
@@ -465,7 +466,8 @@ fn run(arguments: &RunArguments, score_only: bool) -> miette::Result<Exit> {
                 bench_run::RunError::Stopped => Exit::Interrupted,
                 bench_run::RunError::Store(_)
                 | bench_run::RunError::Backend(_)
-                | bench_run::RunError::Parity { .. } => Exit::Backend,
+                | bench_run::RunError::Parity { .. }
+                | bench_run::RunError::Unproved { .. } => Exit::Backend,
             });
         }
     };
@@ -532,8 +534,8 @@ fn tell_troubles(finished: &bench_run::Finished) {
     for failure in bench_report::failures(&finished.records) {
         anstream::eprintln!("{failure}");
     }
-    for undone in finished.manifest.training.iter().filter_map(TrainingEntry::undone) {
-        anstream::eprintln!("warning: {undone}");
+    for note in finished.manifest.training.iter().flat_map(TrainingEntry::notes) {
+        anstream::eprintln!("warning: {note}");
     }
 }
 

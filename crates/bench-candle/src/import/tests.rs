@@ -738,6 +738,10 @@ fn an_exported_model_is_imported_to_the_same() {
     }
     check_round_trip(&Tiny::new("llama", "smollm").with_pieces(true));
     check_round_trip(&Tiny::gemma());
+    let mut scaled = Tiny::gemma();
+    scaled.set("gemma3.rope.scaling.type", Meta::String("linear".into()));
+    scaled.set("gemma3.rope.scaling.factor", Meta::F32(8.0));
+    check_round_trip(&scaled);
     let mut mistral = Tiny::new("llama", "smollm");
     mistral.set("llama.attention.sliding_window", Meta::U32(48));
     check_round_trip(&mistral);

@@ -160,17 +160,20 @@ fn plain_frequencies(theta: f64, head: usize) -> Vec<f64> {
     (0..head / 2).map(|i| theta.powf(-2.0 * i as f64 / head as f64)).collect()
 }
 
+/// Where a `config.json` says how rotations are scaled.
+pub(crate) fn rope_scaling(json: &Value) -> &Value {
+    match &json["rope_parameters"] {
+        Value::Null => &json["rope_scaling"],
+        // Gemma 3 has one set for each kind of layer.
+        parameters if !parameters["full_attention"].is_null() => &parameters["full_attention"],
+        parameters => parameters,
+    }
+}
+
 /// Rotary angle per position of each pair (Su et al. 2021), with the scalings of Llama 3 and of plain
 /// interpolation. Newer files keep everything in `rope_parameters`.
 fn frequencies(json: &Value, head: usize, gemma: bool) -> Result<Vec<f64>, TrainError> {
-    let scaling = match &json["rope_parameters"] {
-        Value::Null => &json["rope_scaling"],
-        // Gemma 3 has one set for each kind of layer.
-        parameters if gemma && !parameters["full_attention"].is_null() => {
-            &parameters["full_attention"]
-        }
-        parameters => parameters,
-    };
+    let scaling = rope_scaling(json);
     let theta = json["rope_theta"].as_f64().or_else(|| scaling["rope_theta"].as_f64());
     let theta = theta.unwrap_or(if gemma { 1_000_000.0 } else { 10_000.0 });
     let plain = plain_frequencies(theta, head).into_iter();

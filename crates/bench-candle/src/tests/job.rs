@@ -87,7 +87,58 @@ fn running_text_teaches_every_token() {
     let job = fixture.job("adapter", vec![text], settings);
     let outcome = train(&job);
     assert!(outcome.steps.last().unwrap().loss < 1.0);
-    assert_eq!(outcome.steps[0].tokens, 32);
+    // A byte is a token, the end is one more, and the tokenizer itself puts nothing before a text.
+    assert_eq!(outcome.steps[0].tokens, 31);
+}
+
+#[test]
+fn long_running_text_is_learnt_in_pieces() {
+    let fixture = Fixture::new("llama");
+    let text = TrainExample::Text("abcdefghij".repeat(15));
+    let job = fixture.job("adapter", vec![text.clone()], settings());
+    let plan = train_plan(&job).unwrap();
+    // 151 tokens; the second and third piece begin with the last token of the one before.
+    assert_eq!((plan.rows, plan.rows_too_long, plan.tokens), (3, 0, 2 * (151 + 2)));
+    let cut = Finetune { truncate: true, ..settings() };
+    let outcome = train(&fixture.job("cut", vec![text], cut));
+    assert_eq!((outcome.rows_cut, outcome.steps[0].tokens), (1, 64));
+}
+
+#[test]
+fn what_a_tokenizer_was_told_for_batches_is_left_aside() {
+    let fixture = Fixture::new("llama");
+    let tokens = |fixture: &Fixture| {
+        let mut rows = examples(3);
+        rows.push(TrainExample::Text("the lake of Meridian".into()));
+        train_plan(&fixture.job("adapter", rows, settings())).unwrap().tokens
+    };
+    let expected = tokens(&fixture);
+    let path = fixture.base.path.join("tokenizer.json");
+    let text = fs::read_to_string(&path).unwrap();
+    let mut tokenizer: serde_json::Value = serde_json::from_str(&text).unwrap();
+    tokenizer["truncation"] = serde_json::json!(
+        {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
+    );
+    tokenizer["padding"] = serde_json::json!(
+        {"strategy": {"Fixed": 60}, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 0,
+         "pad_type_id": 0, "pad_token": "<s>"}
+    );
+    fs::write(&path, tokenizer.to_string()).unwrap();
+    assert_eq!(tokens(&fixture), expected);
+}
+
+#[test]
+fn rows_for_validation_are_counted_too() {
+    let fixture = Fixture::new("llama");
+    let mut job = fixture.job("adapter", examples(3), settings());
+    let long = TrainExample::Completion {
+        messages: vec![Message::user("long")],
+        completion: "x".repeat(100),
+    };
+    job.dev = vec![long.clone()];
+    refused(&job, "none of the 1 validation rows fits into `sequence_len: 64`");
+    job.dev.extend(examples(1));
+    assert_eq!(train(&job).dev_rows_too_long, 1);
 }
 
 #[test]
@@ -236,7 +287,8 @@ fn rows_that_are_too_long_are_counted_or_cut() {
     assert_eq!(train(&job).rows_too_long, 1);
     let cut = Finetune { truncate: true, ..settings() };
     let cut = fixture.job("cut", rows.clone(), cut);
-    assert_eq!(train(&cut).rows_too_long, 0);
+    let outcome = train(&cut);
+    assert_eq!((outcome.rows_too_long, outcome.rows_cut), (0, 1));
     let many = fixture.job("many", rows[20..].to_vec(), settings());
     refused(&many, "1 of 5 training rows do not fit into `sequence_len: 64`");
     let plan = train_plan(&job).unwrap();
@@ -750,6 +802,37 @@ fn a_base_with_another_tokenizer_is_refused() {
     fs::write(&path, tokenizer.to_string()).unwrap();
     let job = fixture.job("adapter", examples(3), settings());
     refused(&job, "tokenizer and weights do not belong together");
+
+    // Or where the model's own configuration ends answers with a token that is an ordinary one here.
+    let fixture = Fixture::new("llama");
+    let path = fixture.base.path.join("config.json");
+    let text = fs::read_to_string(&path).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+    config["eos_token_id"] = serde_json::json!([40]);
+    fs::write(&path, config.to_string()).unwrap();
+    let job = fixture.job("adapter", examples(3), settings());
+    refused(&job, "config.json says that token 40 ends an answer");
+}
+
+#[test]
+fn an_adapter_that_came_with_another_tokenizer_is_not_merged() {
+    let fixture = Fixture::new("llama");
+    let job = fixture.job("adapter", examples(3), settings());
+    train(&job);
+    let name = "tokenizer.json";
+    fs::copy(job.base.path.join(name), job.output.join(name)).unwrap();
+    merge(&job.base.path, &job.output, &fixture.path("same")).unwrap();
+    let text = fs::read_to_string(job.base.path.join(name)).unwrap();
+    let mut tokenizer: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let words = tokenizer["model"]["vocab"].as_object_mut().unwrap();
+    let (a, b) = (words["a"].clone(), words["b"].clone());
+    words.insert("a".into(), b);
+    words.insert("b".into(), a);
+    fs::write(job.output.join(name), tokenizer.to_string()).unwrap();
+    let error = merge(&job.base.path, &job.output, &fixture.path("other")).unwrap_err();
+    let said = error.to_string();
+    assert!(said.contains("trained with another tokenizer than its base has (`a` is"), "{said}");
+    assert!(!fixture.path("other").exists());
 }
 
 #[test]

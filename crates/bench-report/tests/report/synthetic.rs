@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use bench_core::backend::{IndexInfo, Served, TrainOutcome, TrainStep};
 use bench_core::chat::Message;
 use bench_core::manifest::{
-    IndexEntry, Machine, Manifest, ModelEntry, Origin, ParityEntry, PromptCandidate, RungScore,
-    TrainingEntry, TuningEntry, TuningKind,
+    Agreement, IndexEntry, Machine, Manifest, ModelEntry, Origin, ParityEntry, PromptCandidate,
+    RungScore, TrainingEntry, TuningEntry, TuningKind,
 };
 use bench_core::record::{Answer, Outcome, Record, Retrieved, TokenBudget, TrialId, Verdict};
 use bench_core::spec::{Experiment, resolve};
@@ -337,6 +337,8 @@ fn manifest(experiment: Experiment, arms: &[Arm]) -> Manifest {
                         seconds: 117.5,
                         peak_memory_bytes: 2_400_000_000,
                         rows_too_long: 0,
+                        rows_cut: 0,
+                        dev_rows_too_long: 0,
                         best_step: None,
                         halved: 0,
                         steps: (1..=120).map(step).collect(),
@@ -388,12 +390,15 @@ fn manifest(experiment: Experiment, arms: &[Arm]) -> Manifest {
                 base_tokens: None,
                 set: "facts".into(),
                 seed: 0,
-                rows: 16,
-                tokens: 210,
-                top1_agree: 210,
-                max_nll_difference: 0.0004,
+                agreement: Agreement {
+                    rows: 16,
+                    tokens: 210,
+                    top1_agree: 210,
+                    max_nll_difference: 0.0004,
+                },
             }]
         },
+        proofs: vec![],
         judging: vec![],
         stopped: vec![],
         machine: Machine {

@@ -79,6 +79,7 @@ impl<'a> Runner<'a> {
             pending.sort_by_key(|one| (one.by, one.sample.id.as_str()));
             let started = Instant::now();
             let generator = self.backends.load(&self.prepared.models[name], None)?;
+            self.desk.prove(&self.prepared.models[name], generator.as_ref())?;
             self.ask(judge, name, &pending, &generator)?;
             drop(generator);
             add_seconds(&mut self.desk.store.state, "judge", started.elapsed().as_secs_f64());

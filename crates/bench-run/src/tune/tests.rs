@@ -31,6 +31,13 @@ impl Trainer for Watched {
         "watched".into()
     }
 
+    fn check(&self, job: &TrainJob) -> Result<(), BackendError> {
+        if job.settings.lora_r > 1000 {
+            return Err(BackendError::fatal("watched", "`lora_r` is above the layer"));
+        }
+        Ok(())
+    }
+
     fn train(
         &self,
         job: &TrainJob,
@@ -63,6 +70,29 @@ fn an_adapter_of_another_version_of_the_trainer_lies_elsewhere() {
     assert_eq!(folder(&watched), folder(&watched));
     assert_ne!(folder(&watched), folder(&ScriptedTrainer));
     assert!(folder(&watched).starts_with("runs/x/adapters"));
+}
+
+#[test]
+fn every_training_that_cannot_be_done_is_named_before_the_first_one() {
+    let experiment = "version: 1
+models:
+  m: { scripted: { otherwise: none } }
+eval_sets: [{ name: s, path: e.jsonl, dev: d.jsonl, train: t.jsonl, scorers: [exact_match] }]
+tune: { budget: 100000, rungs: 1 }
+arms:
+  - { name: fits, model: m, strategy: { finetune: { lora_r: 8 } } }
+  - { name: wide, model: m, strategy: { finetune: { lora_r: 2000 } } }
+  - { name: swept, model: m, strategy: { finetune: { sweep: { lora_r: [8, 4000], learning_rate: [1.0e-4, 1.0e-3] } } } }
+compare: { baseline: fits }
+run: { runs: RUNS, max_concurrency: 1 }
+";
+    let spy = Spy::default();
+    let error = Folder::new(experiment).try_run(&spy).unwrap_err().to_string();
+    let named: Vec<&str> = error.lines().collect();
+    assert_eq!(named.len(), 2, "{error}");
+    assert!(named[0].contains("arm `wide` on set `s`:"), "{error}");
+    assert!(named[1].contains("arm `swept` on set `s`:"), "{error}");
+    assert!(spy.learnt.lock().unwrap().is_empty(), "nothing is trained before");
 }
 
 struct Overheard {

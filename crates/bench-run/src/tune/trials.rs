@@ -188,6 +188,13 @@ impl Preparer<'_> {
         };
         let tokens = outcome.steps.last().map_or(0, |step| step.tokens);
         spent.trained.insert(key, tokens);
+        if outcome.halved > 0 {
+            self.progress.say(&format!(
+                "a trial of {} ends: its learning rate of {} was halved {} times, so it says nothing of that rate",
+                tuner.plan.name, job.settings.learning_rate, outcome.halved
+            ));
+            return Ok(None);
+        }
         Ok(Some(Adapter {
             seed,
             folder: outcome.adapter,
