@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use bench_core::backend::{BackendError, Constraint};
+use bench_core::backend::{BackendError, Constraint, ProbeRow};
 use bench_core::chat::Message;
 
 use crate::BACKEND;
@@ -25,14 +25,17 @@ impl PromptCounter {
     /// # Errors
     /// A chat template that refuses the conversation.
     pub fn count(&self, messages: &[Message]) -> Result<u32, BackendError> {
-        let rejected = |error: String| BackendError::rejected(BACKEND, error);
-        let text = self.0.template.render(messages).map_err(|error| rejected(error.to_string()))?;
-        let encoding = self
-            .0
-            .tokenizer
-            .encode_fast(text, false)
-            .map_err(|error| rejected(error.to_string()))?;
-        Ok(encoding.get_ids().len() as u32)
+        Ok(self.0.prompt(messages)?.len() as u32)
+    }
+
+    /// The ids of a conversation and its known answer, as the server will see them.
+    ///
+    /// # Errors
+    /// A chat template that refuses the conversation.
+    pub fn token_ids(&self, row: &ProbeRow) -> Result<Vec<u32>, BackendError> {
+        let mut ids = self.0.prompt(&row.messages)?;
+        ids.extend(self.0.completion(&row.completion)?);
+        Ok(ids)
     }
 
     /// Whether the model's answers can be held to a language.

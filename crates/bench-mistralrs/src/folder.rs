@@ -5,11 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bench_core::chat::{self, ChatTemplate};
+use bench_core::backend::BackendError;
+use bench_core::chat::{self, ChatTemplate, Message};
 use candle_core::DType;
 use candle_core::safetensors::MmapedSafetensors;
 use serde_json::Value;
 use tokenizers::Tokenizer;
+
+use crate::BACKEND;
 
 /// The dimensions of every tensor, by name.
 pub(crate) type Shapes = BTreeMap<String, Vec<usize>>;
@@ -101,6 +104,28 @@ impl Folder {
             grammar_end,
             shapes,
         })
+    }
+
+    /// The ids of a conversation as the model's template lays it out.
+    pub(crate) fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>, BackendError> {
+        let text = self.template.render(messages).map_err(|error| {
+            BackendError::rejected(BACKEND, format!("the model's chat template: {error:#}"))
+        })?;
+        self.encode(&text)
+    }
+
+    /// The ids of a known answer to it.
+    pub(crate) fn completion(&self, completion: &str) -> Result<Vec<u32>, BackendError> {
+        self.encode(&self.template.completion(completion))
+    }
+
+    /// The template writes the special tokens itself.
+    fn encode(&self, text: &str) -> Result<Vec<u32>, BackendError> {
+        let encoding = self
+            .tokenizer
+            .encode_fast(text, false)
+            .map_err(|error| BackendError::rejected(BACKEND, error.to_string()))?;
+        Ok(encoding.get_ids().to_vec())
     }
 
     /// The memory that the weights take in a numeric type.

@@ -144,23 +144,6 @@ impl MistralGenerator {
         Ok(Self { id, folder, kept_per_token, prefix_cache_memory, copies, slots })
     }
 
-    fn prompt(&self, messages: &[Message]) -> Result<Vec<u32>, BackendError> {
-        let text = self.folder.template.render(messages).map_err(|error| {
-            BackendError::rejected(BACKEND, format!("the model's chat template: {error:#}"))
-        })?;
-        self.encode(&text)
-    }
-
-    /// The template writes the special tokens itself.
-    fn encode(&self, text: &str) -> Result<Vec<u32>, BackendError> {
-        let encoding = self
-            .folder
-            .tokenizer
-            .encode_fast(text, false)
-            .map_err(|error| BackendError::rejected(BACKEND, error.to_string()))?;
-        Ok(encoding.get_ids().to_vec())
-    }
-
     fn check_window(&self, prompt: usize, answer: usize) -> Result<(), BackendError> {
         let window = self.folder.window;
         if prompt + answer <= window {
@@ -212,9 +195,9 @@ impl MistralGenerator {
         row: &ProbeRow,
         engine: &Arc<mistralrs::Model>,
     ) -> Result<Probe, BackendError> {
-        let mut token_ids = self.prompt(&row.messages)?;
+        let mut token_ids = self.folder.prompt(&row.messages)?;
         let n_prompt = token_ids.len();
-        token_ids.extend(self.encode(&self.folder.template.completion(&row.completion))?);
+        token_ids.extend(self.folder.completion(&row.completion)?);
         self.check_window(token_ids.len(), 1)?;
         let sampling = SamplingParams { max_len: Some(1), ..SamplingParams::deterministic() };
         let raw = |request: &mut NormalRequest| request.return_raw_logits = true;
@@ -260,11 +243,11 @@ impl Generator for MistralGenerator {
     }
 
     fn count_tokens(&self, messages: &[Message]) -> Result<Option<u32>, BackendError> {
-        Ok(Some(self.prompt(messages)?.len() as u32))
+        Ok(Some(self.folder.prompt(messages)?.len() as u32))
     }
 
     async fn generate(&self, request: &Request) -> Result<Completion, BackendError> {
-        let prompt = self.prompt(&request.messages)?;
+        let prompt = self.folder.prompt(&request.messages)?;
         let tokens_in = prompt.len() as u32;
         self.check_window(prompt.len(), request.max_tokens as usize)?;
         if request.max_tokens == 0 {
@@ -288,7 +271,7 @@ impl Generator for MistralGenerator {
         let slot = self.slots.one().await;
         let longest = u64::from(tokens_in + request.max_tokens).next_multiple_of(GROWTH);
         let kept = longest * self.kept_per_token;
-        let engine = self.copies[slot.copy].engine(kept, self.prefix_cache_memory).await;
+        let engine = self.copies[slot.copy].engine(kept, self.prefix_cache_memory).await?;
         let mut waiting =
             Self::send(prompt, sampling, slot, engine, Some(&chooser), complete).await?;
         let finish = match waiting.next().await {
@@ -317,7 +300,7 @@ impl Generator for MistralGenerator {
 
     async fn probe(&self, rows: &[ProbeRow]) -> Result<Vec<Probe>, BackendError> {
         // Of a prompt whose beginning is kept, the engine would show the rest of the logits only.
-        let engine = self.copies[0].forgetful().await;
+        let engine = self.copies[0].forgetful().await?;
         let mut probes = Vec::with_capacity(rows.len());
         for row in rows {
             probes.push(self.probe_row(row, &engine).await?);
@@ -424,36 +407,49 @@ impl Served {
     ///
     /// On the processor, mistral.rs 0.8.1 never lets go of what it keeps: an engine that is full
     /// makes place for a new one on the same weights.
-    async fn engine(&self, bytes: u64, most: u64) -> Arc<mistralrs::Model> {
+    async fn engine(&self, bytes: u64, most: u64) -> Result<Arc<mistralrs::Model>, BackendError> {
         let mut running = self.running.lock().await;
         if running.kept > 0 && running.kept + bytes > most {
-            running.engine = self.start(self.settings.clone()).await;
+            running.engine = self.start(self.settings.clone()).await?;
             running.kept = 0;
             give_back_memory();
         }
         running.kept += bytes;
-        Arc::clone(&running.engine)
+        Ok(Arc::clone(&running.engine))
     }
 
     /// A further engine, which keeps nothing.
-    async fn forgetful(&self) -> Arc<mistralrs::Model> {
+    async fn forgetful(&self) -> Result<Arc<mistralrs::Model>, BackendError> {
         let mut settings = self.settings.clone();
         settings.engine_config.no_prefix_cache = true;
         self.start(settings).await
     }
 
-    async fn start(&self, settings: AddModelConfig) -> Arc<mistralrs::Model> {
-        let weights = Arc::clone(&self.weights);
-        Arc::new(build_model_from_pipeline(weights, self.scheduler.clone(), settings).await)
+    /// Never on the caller's thread: under a runtime of several threads the library tries a new engine out
+    /// and blocks meanwhile, and that inner wait would take the notification by which the outer one learns
+    /// that other answers are there.
+    async fn start(&self, settings: AddModelConfig) -> Result<Arc<mistralrs::Model>, BackendError> {
+        let (weights, scheduler) = (Arc::clone(&self.weights), self.scheduler.clone());
+        let build = move || {
+            let engine = build_model_from_pipeline(weights, scheduler, settings);
+            Ok(Arc::new(own_runtime()?.block_on(engine)))
+        };
+        let built = tokio::task::spawn_blocking(build).await;
+        let built = built.unwrap_or_else(|panic| Err(panic.to_string()));
+        built.map_err(|error| {
+            BackendError::transient(BACKEND, format!("a new engine did not start: {error}"))
+        })
     }
 }
 
+/// For what the library does as it starts, on a thread of its own.
+fn own_runtime() -> Result<tokio::runtime::Runtime, String> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().map_err(|error| error.to_string())
+}
+
 fn serve(builder: TextModelBuilder) -> Result<Served, String> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| error.to_string())?;
-    runtime.block_on(async {
+    own_runtime()?.block_on(async {
         let (weights, scheduler, settings) =
             build_text_pipeline(builder).await.map_err(|error| format!("{error:#}"))?;
         let engine =

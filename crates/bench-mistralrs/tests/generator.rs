@@ -13,6 +13,7 @@ use bench_core::chat::Message;
 use bench_mistralrs::MistralLoader;
 use candle_core::{Device, Tensor};
 use futures::future::join_all;
+use futures::stream::{self, StreamExt as _};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -255,6 +256,32 @@ async fn check_kept(folder: &TempDir, adapter: Option<&Path>) {
             assert_close(kept, fresh, 1e-4);
         }
     }
+}
+
+/// Each answer gets an engine of its own here, while others are written on the other copies: none of
+/// them may be forgotten meanwhile.
+#[test]
+fn a_new_engine_holds_up_no_answer() {
+    let folder = write_model(&weights());
+    let loader = MistralLoader { copies_memory: 1 << 30, prefix_cache_memory: 1 };
+    let generator = loader.load(&model(&folder), None).unwrap();
+    let (sender, done) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let answered = runtime.block_on(async {
+            let requests: Vec<Request> =
+                (0..200).map(|i| ask(&format!("question {i}"), 1 + i % 7)).collect();
+            stream::iter(&requests)
+                .map(|request| generator.generate(request))
+                .buffer_unordered(8)
+                .filter(|answer| std::future::ready(answer.is_ok()))
+                .count()
+                .await
+        });
+        sender.send(answered).unwrap();
+    });
+    let answered = done.recv_timeout(std::time::Duration::from_mins(5));
+    assert_eq!(answered, Ok(200), "answers came before the others were waited for in vain");
 }
 
 #[tokio::test]
