@@ -92,6 +92,14 @@ impl CandleCounter {
         prompt.map(|ids| ids.len() as u32).map_err(|error| BackendError::rejected(BACKEND, error))
     }
 
+    /// The ids of a conversation and its known answer.
+    ///
+    /// # Errors
+    /// A chat template that refuses the conversation.
+    pub fn token_ids(&self, row: &ProbeRow) -> Result<Vec<u32>, BackendError> {
+        Ok(self.encoder.probe_row(row)?.tokens)
+    }
+
     /// Tokens that prompt and answer may take together.
     pub fn context_window(&self) -> u32 {
         self.window

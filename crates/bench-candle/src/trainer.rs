@@ -27,6 +27,7 @@ use crate::{
     checkpoint::{self, Best, Progress, State},
     data::{Batch, Encoder, Row, Rows, TRAINING_ROW, order},
     error::TrainError,
+    generator::CandleCounter,
     merge::{fold_in, write_folder},
     model::{Model, Projection},
     ops::loss,
@@ -89,6 +90,15 @@ impl Trainer for CandleTrainer {
             return Ok(());
         }
         Ok(Plan::new(job)?.check_memory()?)
+    }
+
+    fn token_ids(
+        &self,
+        base: &ModelFolder,
+        rows: &[ProbeRow],
+    ) -> Result<Vec<Vec<u32>>, BackendError> {
+        let counter = CandleCounter::open(&base.path)?;
+        rows.iter().map(|row| counter.token_ids(row)).collect()
     }
 
     fn train(

@@ -149,6 +149,13 @@ pub trait Trainer: Send + Sync {
     /// its rows fit, and there is memory. A job that was trained already can.
     fn check(&self, job: &TrainJob) -> Result<(), BackendError>;
 
+    /// The ids of each conversation and its known answer, as they are learnt.
+    fn token_ids(
+        &self,
+        base: &ModelFolder,
+        rows: &[ProbeRow],
+    ) -> Result<Vec<Vec<u32>>, BackendError>;
+
     /// Trains and writes an adapter into `job.output`, which is whole or absent afterwards. An
     /// interrupted job goes on where it was when it is started again with the same output.
     fn train(

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bench_core::backend::{
     BackendError, ClassifierTrainer, Constraint, Embedder, Generator, Indexer, ModelFolder,
-    Progress, Reranker, Trainer,
+    ProbeRow, Progress, Reranker, Trainer,
 };
 use bench_core::chat::Message;
 use bench_core::manifest::ModelEntry;
@@ -82,6 +82,9 @@ pub trait Backends: Send + Sync {
 pub trait Counter: Send + Sync {
     /// Tokens of the conversation, its chat template included.
     fn count(&self, messages: &[Message]) -> Result<u32, BackendError>;
+
+    /// The ids of a conversation and its known answer, as the server sees them.
+    fn token_ids(&self, row: &ProbeRow) -> Result<Vec<u32>, BackendError>;
 
     /// Tokens that prompt and answer may take together.
     fn context_window(&self) -> u32;

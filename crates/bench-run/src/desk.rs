@@ -93,6 +93,8 @@ pub(crate) struct Desk<'a> {
     pub(crate) concurrency: usize,
     /// What was asked in this run: a call is never made twice in one, whatever the options say.
     pub(crate) asked: BTreeSet<String>,
+    /// The largest resident memory before the process's own count of it began anew.
+    pub(crate) peak_before: u64,
 }
 
 /// A prompt to lay out.
@@ -359,7 +361,7 @@ impl Desk<'_> {
     }
 
     pub(crate) fn note_memory(&mut self) {
-        self.store.state.peak_memory_bytes =
-            self.store.state.peak_memory_bytes.max(peak_memory_bytes());
+        let peak = peak_memory_bytes().max(self.peak_before);
+        self.store.state.peak_memory_bytes = self.store.state.peak_memory_bytes.max(peak);
     }
 }

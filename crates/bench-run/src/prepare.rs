@@ -19,7 +19,7 @@ use bench_core::spec::{
 use bench_core::template::PromptTemplate;
 use regex::Regex;
 
-use crate::backends::{Backends, Place, ResolvedModel};
+use crate::backends::{Backends, Counter, Place, ResolvedModel};
 use crate::desk::Desk;
 use crate::endpoint::check_schema;
 use crate::energy::Meter;
@@ -230,17 +230,13 @@ impl<'a> Preparer<'a> {
     fn check_trainings(&self, plans: &[&ArmPlan]) -> Result<(), BackendError> {
         let mut seen = BTreeSet::new();
         let mut problems = Vec::new();
-        let mut check = |what: String, trainer: &dyn Trainer, job: &TrainJob| {
-            if seen.insert(job.output.clone())
-                && let Err(error) = trainer.check(job)
-            {
-                problems.push(format!("{what}: {}", error.chain()));
-            }
-        };
         for plan in plans {
-            if let Some(RewardJob { trainer, job, .. }) = self.reward_job(plan)? {
+            if let Some(RewardJob { trainer, job, .. }) = self.reward_job(plan)?
+                && seen.insert(job.output.clone())
+                && let Err(error) = trainer.check(&job)
+            {
                 let name = plan.prompt.best_of.as_ref().map_or("", |best| &best.reward);
-                check(format!("reward model `{name}`"), trainer.as_ref(), &job);
+                problems.push(format!("reward model `{name}`: {}", error.chain()));
             }
             for set in self.loaded.sets.iter().filter(|set| plan.sets.contains(&set.spec.name)) {
                 let Some(settings) = &plan.finetune else { continue };
@@ -250,6 +246,7 @@ impl<'a> Preparer<'a> {
                 }
                 let model = &self.prepared.models[&plan.model];
                 let (base, trainer) = (model.folder()?, self.backends.trainer(model)?);
+                let counter = self.backends.counter(model)?;
                 let training = set.training_prompts.get(&plan.name).cloned();
                 let layout = bare(set.prompts[&plan.name].clone(), training);
                 for settings in shapes(settings, self.loaded.experiment.run.seed) {
@@ -260,11 +257,19 @@ impl<'a> Preparer<'a> {
                     };
                     let (key, one) = training_key(&base, &settings, seed, &learnt);
                     let output = adapter_folder(&self.folder, &key, trainer.as_ref());
-                    let Lesson { examples, dev, .. } = learnt;
+                    if !seen.insert(output.clone()) {
+                        continue;
+                    }
+                    let Lesson { examples, dev, probes } = learnt;
                     let base = base.clone();
                     let job = TrainJob { base, examples, dev, settings: one, seed, output };
-                    let what = format!("arm `{}` on set `{}`", plan.name, set.spec.name);
-                    check(what, trainer.as_ref(), &job);
+                    let found = trainer.check(&job).and_then(|()| {
+                        same_ids(trainer.as_ref(), counter.as_deref(), &job, &probes)
+                    });
+                    if let Err(error) = found {
+                        let what = format!("arm `{}` on set `{}`", plan.name, set.spec.name);
+                        problems.push(format!("{what}: {}", error.chain()));
+                    }
                 }
             }
         }
@@ -839,6 +844,10 @@ impl<'a> Preparer<'a> {
         let started = std::time::Instant::now();
         let meter = Meter::start();
         let was_there = job.output.exists();
+        if !was_there {
+            // The trainer counts the peak of its own memory, and the run's is the largest of all.
+            desk.peak_before = desk.peak_before.max(peak_memory_bytes());
+        }
         let mut task = None;
         let outcome = trainer.train(job, &mut |step| {
             let task = task
@@ -1075,6 +1084,33 @@ fn shapes(settings: &Finetune, seed: u64) -> Vec<Finetune> {
         }
     }
     shapes
+}
+
+/// Whether the server will see the very ids that are learnt, as far as a tokenizer and a template tell.
+fn same_ids(
+    trainer: &dyn Trainer,
+    server: Option<&dyn Counter>,
+    job: &TrainJob,
+    rows: &[ProbeRow],
+) -> Result<(), BackendError> {
+    let Some(server) = server.filter(|_| !job.output.exists()) else { return Ok(()) };
+    for (row, learnt) in rows.iter().zip(trainer.token_ids(&job.base, rows)?) {
+        let served = server.token_ids(row)?;
+        if learnt == served {
+            continue;
+        }
+        let at = learnt.iter().zip(&served).take_while(|(a, b)| a == b).count();
+        let id = |ids: &[u32]| ids.get(at).map_or("none".into(), u32::to_string);
+        let asked = row.messages.last().map_or("", |turn| turn.content.as_str());
+        let asked: String = asked.chars().take(60).collect();
+        let message = format!(
+            "the row `{asked}` has other tokens in training than in serving: the first that differs, number {at}, is {} and {}; compare the model's tokenizer.json, tokenizer_config.json and chat template with the original's",
+            id(&learnt),
+            id(&served)
+        );
+        return Err(BackendError::fatal("trainer", message));
+    }
+    Ok(())
 }
 
 /// Lays out the input alone.

@@ -292,7 +292,7 @@ impl Layout {
 mod tests {
     use super::passages::whole;
     use super::*;
-    use bench_core::backend::{IndexInfo, Retriever};
+    use bench_core::backend::{IndexInfo, ProbeRow, Retriever};
     use bench_core::dataset::{Document, TrainRow};
     use bench_core::spec::{Prompt, Rag, Select};
 
@@ -313,6 +313,10 @@ mod tests {
     impl Counter for Words {
         fn count(&self, messages: &[Message]) -> Result<u32, BackendError> {
             Ok(messages.iter().map(|turn| turn.content.split_whitespace().count() as u32).sum())
+        }
+
+        fn token_ids(&self, _: &ProbeRow) -> Result<Vec<u32>, BackendError> {
+            Ok(Vec::new())
         }
 
         fn context_window(&self) -> u32 {

@@ -170,7 +170,17 @@ pub fn run(
     let concurrency = options.concurrency.unwrap_or(experiment.run.max_concurrency).max(1) as usize;
     let runtime = Runtime::new().map_err(|error| BackendError::fatal("tokio", error))?;
     let asked = BTreeSet::new();
-    let mut desk = Desk { backends, progress, stop, options, store, runtime, concurrency, asked };
+    let mut desk = Desk {
+        backends,
+        progress,
+        stop,
+        options,
+        store,
+        runtime,
+        concurrency,
+        asked,
+        peak_before: 0,
+    };
     let chosen = |name: &str| options.arms.is_empty() || options.arms.iter().any(|arm| arm == name);
     let preparer = Preparer::new(loaded, backends, progress, folder).resolve(&chosen)?;
     judging::check_models(loaded, &preparer.prepared.models)?;

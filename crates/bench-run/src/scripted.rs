@@ -187,6 +187,10 @@ impl Trainer for ScriptedTrainer {
         Ok(())
     }
 
+    fn token_ids(&self, _: &ModelFolder, rows: &[ProbeRow]) -> Result<Vec<Vec<u32>>, BackendError> {
+        Ok(rows.iter().map(|row| row.completion.bytes().map(u32::from).collect()).collect())
+    }
+
     fn train(
         &self,
         job: &TrainJob,

@@ -45,6 +45,7 @@ pub fn train(
         runtime,
         concurrency,
         asked,
+        peak_before: 0,
     };
     let preparer = Preparer::new(&loaded, backends, progress, folder).resolve(&chosen)?;
     let prepared = preparer.prepare(&chosen, &mut desk)?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bench_candle::{CandleCounter, CandleLoader, CandleTrainer, LogisticTrainer};
 use bench_core::backend::{
     BackendError, ClassifierTrainer, Constraint, Embedder, Generator, Indexer, Loader, ModelFolder,
-    Progress, Reranker, Trainer,
+    ProbeRow, Progress, Reranker, Trainer,
 };
 use bench_core::chat::Message;
 use bench_core::digest;
@@ -388,6 +388,10 @@ impl Counter for Local {
         self.0.count(messages)
     }
 
+    fn token_ids(&self, row: &ProbeRow) -> Result<Vec<u32>, BackendError> {
+        self.0.token_ids(row)
+    }
+
     fn context_window(&self) -> u32 {
         self.0.context_window()
     }
@@ -398,6 +402,10 @@ struct Own(CandleCounter);
 impl Counter for Own {
     fn count(&self, messages: &[Message]) -> Result<u32, BackendError> {
         self.0.count(messages)
+    }
+
+    fn token_ids(&self, row: &ProbeRow) -> Result<Vec<u32>, BackendError> {
+        self.0.token_ids(row)
     }
 
     fn context_window(&self) -> u32 {

@@ -22,6 +22,24 @@ struct Spy {
     asked: Arc<Mutex<Vec<String>>>,
     /// Everything that was trained on, row by row.
     learnt: Arc<Mutex<Vec<String>>>,
+    /// The server has another tokenizer than the trainer.
+    reads_otherwise: bool,
+}
+
+struct Otherwise;
+
+impl Counter for Otherwise {
+    fn count(&self, _: &[Message]) -> Result<u32, BackendError> {
+        Ok(1)
+    }
+
+    fn token_ids(&self, row: &ProbeRow) -> Result<Vec<u32>, BackendError> {
+        Ok(row.completion.bytes().map(|byte| u32::from(byte.to_ascii_uppercase())).collect())
+    }
+
+    fn context_window(&self) -> u32 {
+        4096
+    }
 }
 
 struct Watched(Arc<Mutex<Vec<String>>>);
@@ -36,6 +54,14 @@ impl Trainer for Watched {
             return Err(BackendError::fatal("watched", "`lora_r` is above the layer"));
         }
         Ok(())
+    }
+
+    fn token_ids(
+        &self,
+        base: &ModelFolder,
+        rows: &[ProbeRow],
+    ) -> Result<Vec<Vec<u32>>, BackendError> {
+        ScriptedTrainer.token_ids(base, rows)
     }
 
     fn train(
@@ -95,6 +121,25 @@ run: { runs: RUNS, max_concurrency: 1 }
     assert!(spy.learnt.lock().unwrap().is_empty(), "nothing is trained before");
 }
 
+#[test]
+fn a_server_that_reads_other_tokens_is_found_out_before_the_training() {
+    let experiment = "version: 1
+models:
+  m: { scripted: { otherwise: none } }
+eval_sets: [{ name: s, path: e.jsonl, train: t.jsonl, scorers: [exact_match] }]
+arms: [{ name: lora, model: m, strategy: { finetune: {} } }]
+compare: { baseline: lora }
+run: { runs: RUNS, max_concurrency: 1 }
+";
+    let spy = Spy { reads_otherwise: true, ..Spy::default() };
+    let error = Folder::new(experiment).try_run(&spy).unwrap_err().to_string();
+    // `right` and `RIGHT`.
+    let said =
+        "the first that differs, number 0, is 114 and 82; compare the model's tokenizer.json";
+    assert!(error.contains(said) && error.contains("`train question`"), "{error}");
+    assert!(spy.learnt.lock().unwrap().is_empty(), "nothing is trained before");
+}
+
 struct Overheard {
     inner: Arc<dyn Generator>,
     asked: Arc<Mutex<Vec<String>>>,
@@ -141,6 +186,9 @@ impl Backends for Spy {
     }
 
     fn counter(&self, model: &ResolvedModel) -> Result<Option<Arc<dyn Counter>>, BackendError> {
+        if self.reads_otherwise {
+            return Ok(Some(Arc::new(Otherwise)));
+        }
         ScriptedBackends.counter(model)
     }
 
