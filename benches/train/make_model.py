@@ -58,6 +58,7 @@ def main():
     # The server looks for the rotation's base where older files have it.
     config = json.loads((folder / "config.json").read_text())
     config.setdefault("rope_theta", config.get("rope_parameters", {}).get("rope_theta"))
+    config |= {"bos_token_id": 0, "eos_token_id": 1}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
