@@ -4,7 +4,7 @@
 //! A line is written by one call and read back whole or not at all: a line cut short by a crash
 //! is removed when the folder is opened again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
@@ -41,6 +41,8 @@ pub struct State {
     pub parity: BTreeMap<String, ParityEntry>,
     /// Comparisons with f32 by model digest.
     pub proofs: BTreeMap<String, ProofEntry>,
+    /// Trials that diverged in training, by the adapter that they did not make.
+    pub diverged: BTreeSet<String>,
     /// What each judge took, by its name.
     pub judging: BTreeMap<String, JudgingEntry>,
     /// Joules of each training, by the digest of what it made.

@@ -573,7 +573,7 @@ impl Sense<'_> {
                         finetune.learning_rate <= 0.0,
                         "more than 0, for example 2.0e-4",
                     ),
-                    ("warmup_ratio", !(0.0..=1.0).contains(&finetune.warmup_ratio), "0 to 1"),
+                    ("warmup_ratio", !(0.0..1.0).contains(&finetune.warmup_ratio), "0 to below 1"),
                     ("micro_batch_size", finetune.micro_batch_size == 0, "at least 1"),
                     (
                         "gradient_accumulation_steps",

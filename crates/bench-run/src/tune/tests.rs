@@ -441,6 +441,17 @@ fn a_second_run_sweeps_from_what_is_kept() {
     assert_eq!(first.manifest, second.manifest);
     assert_eq!(first.records, second.records);
     assert!(spy.asked.lock().unwrap().is_empty());
+    // What diverged left no adapter, only the note of it; asked to, a run tries it again.
+    let state = folder.0.path().join("runs/x/state.json");
+    let state: serde_json::Value =
+        serde_json::from_str(&fs_err::read_to_string(state).unwrap()).unwrap();
+    assert!(!state["diverged"].as_array().unwrap().is_empty());
+    let learnt = spy.learnt.lock().unwrap().len();
+    let retried = Spy::default();
+    let loaded = load(&folder.0.path().join("x.yaml"), &|_| None, None).unwrap();
+    let options = Options { retry_failed: true, ..Options::default() };
+    run(&loaded, &retried, &options, &Quiet, &Stop::default()).unwrap();
+    assert!(retried.learnt.lock().unwrap().len() > learnt);
 }
 
 #[test]

@@ -173,7 +173,12 @@ impl Preparer<'_> {
         let (key, one) = training_key(&base, &settings, seed, &found);
         let output = adapter_folder(&self.folder, &key, trainer.as_ref());
         let (examples, dev) = (found.examples, found.dev);
+        let name = output.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let job = TrainJob { base: base.clone(), examples, dev, settings: one, seed, output };
+        // What diverged would only diverge again.
+        if desk.store.state.diverged.contains(&name) && !desk.options.retry_failed {
+            return Ok(None);
+        }
         let outcome = match self.train(&job, trainer.as_ref(), tuner.set, tuner.plan, desk) {
             Ok(outcome) => outcome,
             Err(error) if error.kind == BackendErrorKind::Rejected => {
@@ -182,6 +187,8 @@ impl Preparer<'_> {
                     tuner.plan.name,
                     error.chain()
                 ));
+                desk.store.state.diverged.insert(name);
+                desk.store.save_state()?;
                 return Ok(None);
             }
             Err(error) => return Err(error.into()),
