@@ -122,6 +122,17 @@ fn a_plan_counts_every_size() {
 }
 
 #[test]
+fn rows_must_suit_what_is_learnt_from_them() {
+    for objective in ["dpo", "orpo", "kto"] {
+        let finetune = format!("objective: {objective}, micro_batch_size: 4");
+        let ran = scratch(&finetune).bench(&["check", "x.yaml"]);
+        assert_eq!(ran.code, Some(2), "{ran:#?}");
+        let expect = format!("`objective: {objective}` cannot learn 12 of 12 rows of");
+        assert!(ran.err.contains(&expect), "{}", ran.err);
+    }
+}
+
+#[test]
 fn a_curve_cannot_have_more_rows_than_there_are() {
     let refused = |finetune: &str, expect: &str| {
         let ran = scratch(finetune).bench(&["check", "x.yaml"]);

@@ -143,11 +143,14 @@ impl Layout {
     fn low_rank(config: &Config, settings: &Finetune) -> Result<Self, TrainError> {
         let targets = targets(&settings.target_modules)?;
         let rank = settings.lora_r;
-        for target in &targets {
+        let most = |target: &Projection| {
             let (output, input) = target.shape(config);
-            let most = output.min(input);
+            output.min(input)
+        };
+        if let Some(narrowest) = targets.iter().min_by_key(|target| most(target)) {
+            let most = most(narrowest);
             if !(1..=most).contains(&(rank as usize)) {
-                return Err(TrainError::Rank { rank, module: target.name(), most });
+                return Err(TrainError::Rank { rank, module: narrowest.name(), most });
             }
         }
         // Kalajdzievski 2023: the scale alpha / sqrt(r) keeps the update's size as the rank grows.

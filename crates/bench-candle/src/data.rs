@@ -10,6 +10,7 @@ use bench_core::spec::{Finetune, Objective};
 use fs_err as fs;
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
+use serde_json::Value;
 use tokenizers::Tokenizer;
 
 use crate::error::TrainError;
@@ -62,9 +63,13 @@ fn special(tokenizer: &Tokenizer) -> BTreeMap<u32, String> {
 
 /// Refuses a tokenizer that cannot be that of the model beside it.
 fn check_tokenizer(folder: &Path, tokenizer: &Tokenizer) -> Result<(), TrainError> {
-    let config = fs::read(folder.join("config.json"))?;
-    let config = serde_json::from_slice(&config).unwrap_or_default();
-    match chat::foreign_tokenizer(&config, &special(tokenizer), tokenizer.get_vocab_size(true)) {
+    let read = |name: &str| -> Value {
+        let text = fs::read(folder.join(name)).unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or_default()
+    };
+    let (config, generation) = (read("config.json"), read("generation_config.json"));
+    let tokens = tokenizer.get_vocab_size(true);
+    match chat::foreign_tokenizer(&config, &generation, &special(tokenizer), tokens) {
         Some(what) => Err(TrainError::Tokenizer { folder: folder.into(), what }),
         None => Ok(()),
     }

@@ -115,9 +115,7 @@ pub enum TrainError {
         "`{folder}` holds an adapter trained with other settings or data: choose another folder, or remove this one"
     )]
     OtherJob { folder: PathBuf },
-    #[error(
-        "`{folder}` exists and is not a finished adapter: {what}; choose another folder, or remove this one"
-    )]
+    #[error("`{folder}` is in use already: {what}; choose another folder, or remove this one")]
     Occupied { folder: PathBuf, what: String },
     #[error("another process is training into `{folder}`: wait for it to finish")]
     Busy { folder: PathBuf },

@@ -10,6 +10,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use fs_err::{self as fs, File};
+use safetensors::SafeTensors;
 use serde_json::{Map, Value, json};
 
 use crate::adapter::{CONFIG, WEIGHTS};
@@ -69,7 +70,10 @@ pub fn export_peft(
     }
     let text = serde_json::to_string_pretty(&config).map_err(io::Error::from)?;
     fs::write(partial.join(CONFIG), text + "\n")?;
-    fs::copy(adapter.join(WEIGHTS), partial.join(WEIGHTS))?;
+    let weights = fs::read(adapter.join(WEIGHTS))?;
+    SafeTensors::deserialize(&weights)
+        .map_err(|error| refuse(format!("`{WEIGHTS}` is damaged ({error})")))?;
+    fs::write(partial.join(WEIGHTS), weights)?;
     Ok(fs::rename(&partial, output)?)
 }
 

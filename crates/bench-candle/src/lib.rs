@@ -36,7 +36,7 @@ pub use export::{Exported, GgufKind, export_gguf, export_peft};
 pub use generator::{CandleCounter, CandleLoader};
 pub use logistic::LogisticTrainer;
 pub use merge::{Merged, merge};
-pub use trainer::{CandleTrainer, TrainEstimate, train_plan};
+pub use trainer::{CandleTrainer, TrainEstimate, train_plan, trained_digest};
 
 #[cfg(test)]
 mod tests;

@@ -403,7 +403,9 @@ impl<'a> Plan<'a> {
         folder: &Path,
     ) -> Result<Served, TrainError> {
         let settings = &self.job.settings;
-        let base = self.job.base.path.display().to_string();
+        // Found from wherever the adapter will be merged.
+        let base = fs::canonicalize(&self.job.base.path).unwrap_or(self.job.base.path.clone());
+        let base = base.display().to_string();
         let (config, dropout) = (&self.model.config, settings.lora_dropout);
         fs::create_dir_all(folder)?;
         if self.layout.is_plain_adapter() {
@@ -679,15 +681,19 @@ impl Record {
             return Err(TrainError::OtherJob { folder: folder.into() });
         }
         let outcome = found.outcome.ok_or_else(|| occupied("it was left unfinished".into()))?;
-        if digest(folder)? != outcome.digest {
+        if trained_digest(folder)? != outcome.digest {
             return Err(occupied("its files are not those that were written".into()));
         }
         Ok(Some(TrainOutcome { adapter: folder.into(), ..outcome }))
     }
 }
 
-/// SHA-256 of the files that were trained, in the format of `sha256sum`.
-fn digest(folder: &Path) -> Result<String, TrainError> {
+/// SHA-256 of the files in `folder` that were trained, in the format of `sha256sum`: a
+/// [`TrainOutcome`]'s digest as long as nobody changes them.
+///
+/// # Errors
+/// Files that are not there.
+pub fn trained_digest(folder: &Path) -> Result<String, TrainError> {
     let whole = folder.join(MODEL).exists();
     let names = if whole { ["config.json", MODEL] } else { [adapter::CONFIG, adapter::WEIGHTS] };
     let mut lines = String::new();
@@ -777,7 +783,7 @@ impl CandleTrainer {
         let best = state.progress.best.map(|best| best.step);
         let outcome = TrainOutcome {
             adapter: job.output.clone(),
-            digest: digest(&folder)?,
+            digest: trained_digest(&folder)?,
             served,
             trainable_parameters: plan.layout.len as u64,
             total_parameters: plan.model.parameters + beside_base,

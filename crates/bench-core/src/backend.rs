@@ -520,8 +520,13 @@ impl BackendError {
 
     /// The message and all its causes in one line.
     pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut source: Option<&(dyn std::error::Error + 'static)> = Some(self.source.as_ref());
+        format!("{self}: {}", self.causes())
+    }
+
+    /// The causes in one line, without who met them.
+    pub fn causes(&self) -> String {
+        let mut text = self.source.to_string();
+        let mut source = self.source.source();
         while let Some(cause) = source {
             text.push_str(": ");
             text.push_str(&cause.to_string());

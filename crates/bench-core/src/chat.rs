@@ -85,9 +85,11 @@ fn named_ends(config: &serde_json::Value) -> Vec<u32> {
 
 /// Why a tokenizer of so many `tokens`, `special` among them, cannot be that of the model of a
 /// `config.json`: none of the tokens that end its answers is special there, or more than a quarter of the model's
-/// tokens are unknown to it (models have some more than their tokenizers, to fill up a round number).
+/// tokens are unknown to it (models have some more than their tokenizers, to fill up a round number). In a
+/// `generation_config.json`, where there is one, each end must be special.
 pub fn foreign_tokenizer(
     config: &serde_json::Value,
+    generation: &serde_json::Value,
     special: &BTreeMap<u32, String>,
     tokens: usize,
 ) -> Option<String> {
@@ -96,6 +98,11 @@ pub fn foreign_tokenizer(
         let ends = ends.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
         return Some(format!(
             "config.json says that token {ends} ends an answer, which is no special token of tokenizer.json"
+        ));
+    }
+    if let Some(id) = named_ends(generation).iter().find(|id| !special.contains_key(id)) {
+        return Some(format!(
+            "generation_config.json says that token {id} ends an answer, which is no special token of tokenizer.json"
         ));
     }
     let vocabulary = config["vocab_size"].as_u64().unwrap_or_default();
@@ -251,13 +258,18 @@ mod tests {
     #[test]
     fn a_tokenizer_of_another_model_is_known_by_its_ends_and_its_size() {
         let special = BTreeMap::from([(1, "<s>".to_owned()), (2, "</s>".to_owned())]);
-        let said = |config: serde_json::Value, tokens| foreign_tokenizer(&config, &special, tokens);
+        let none = serde_json::Value::Null;
+        let said =
+            |config: serde_json::Value, tokens| foreign_tokenizer(&config, &none, &special, tokens);
         let config = |ends| serde_json::json!({ "eos_token_id": ends, "vocab_size": 100 });
         assert_eq!(said(config(serde_json::json!(2)), 98), None);
         assert_eq!(said(config(serde_json::json!([7, 2])), 75), None);
         assert_eq!(said(config(serde_json::Value::Null), 100), None);
         assert!(said(config(serde_json::json!([7, 8])), 100).unwrap().contains("token 7, 8 ends"));
         assert!(said(config(serde_json::json!(2)), 74).unwrap().contains("has 74 tokens"));
+        let generation = serde_json::json!({ "eos_token_id": [2, 9] });
+        let said = foreign_tokenizer(&config(serde_json::json!(2)), &generation, &special, 100);
+        assert!(said.unwrap().starts_with("generation_config.json says that token 9 ends"));
     }
 
     #[test]

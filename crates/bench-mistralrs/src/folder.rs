@@ -79,7 +79,8 @@ impl Folder {
             .map_err(|error| format!("`{}/tokenizer.json`: {error}", path.display()))?;
         let special = special(&tokenizer);
         let tokens = tokenizer.get_vocab_size(true);
-        if let Some(what) = chat::foreign_tokenizer(&config, &special, tokens) {
+        let generation = json(path, "generation_config.json").unwrap_or_default();
+        if let Some(what) = chat::foreign_tokenizer(&config, &generation, &special, tokens) {
             return Err(format!(
                 "the tokenizer in `{}` is another model's: {what}; get config.json, tokenizer.json and weights of one model",
                 path.display()

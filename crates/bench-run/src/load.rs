@@ -9,8 +9,8 @@ use bench_core::dataset::{self, Document, Label, RowError, Sample, TrainRow};
 use bench_core::digest;
 use bench_core::label;
 use bench_core::spec::{
-    self, Arm, ArmPlan, EvalSet, Experiment, JudgeMode, PriceList, Prices, Problem, Prompt, Raft,
-    Scorer, Source, SpecError,
+    self, Arm, ArmPlan, EvalSet, Experiment, JudgeMode, Objective, PriceList, Prices, Problem,
+    Prompt, Raft, Scorer, Source, SpecError,
 };
 use bench_core::template::{self, ContextPassage, Example, PromptTemplate};
 
@@ -784,6 +784,7 @@ impl Reader<'_> {
                 }
                 if let spec::Strategy::Finetune(finetune) = &experiment.arms[arm].strategy {
                     self.sizes(arm, "train_sizes", &finetune.train_sizes, set);
+                    self.learnable(arm, finetune, set);
                     if let Some(sweep) = &finetune.sweep {
                         self.sizes(arm, "sweep", &sweep.train_size, set);
                     }
@@ -814,6 +815,57 @@ impl Reader<'_> {
             let path = ["arms", &arm.to_string(), "strategy", "finetune", key];
             self.add(&path, message, "give numbers up to that, or more rows");
         }
+    }
+
+    /// An objective learns from rows of its own kind.
+    fn learnable(&mut self, arm: usize, finetune: &spec::Finetune, set: &LoadedSet) {
+        let (Some(rows), None) = (&set.train, &set.spec.adapters_of) else { return };
+        let suits = |row: &&TrainRow| match finetune.objective {
+            Objective::Dpo | Objective::Orpo | Objective::Reward => {
+                matches!(row, TrainRow::Preference { .. })
+            }
+            Objective::Kto => {
+                matches!(row, TrainRow::Preference { .. } | TrainRow::Labelled { .. })
+            }
+            Objective::Sft => true,
+        };
+        let wrong: Vec<&TrainRow> = rows.iter().filter(|row| !suits(row)).collect();
+        let bad = |row: &TrainRow| matches!(row, TrainRow::Labelled { label: false, .. });
+        let nothing_good = finetune.objective == Objective::Sft && rows.iter().all(bad);
+        let (name, file) = (&set.spec.name, set.spec.train.as_deref().unwrap_or_default());
+        let objective = finetune.objective.name();
+        let message = match wrong.first() {
+            None if nothing_good && !rows.is_empty() => format!(
+                "`objective: {objective}` learns good completions, and every row of `{file}` (set `{name}`) has `label: false`"
+            ),
+            None => return,
+            Some(first) => {
+                let text = match first {
+                    TrainRow::Text(text) => text,
+                    TrainRow::Completion { input, .. }
+                    | TrainRow::Preference { input, .. }
+                    | TrainRow::Labelled { input, .. } => input,
+                };
+                let begins: String = text.chars().take(60).collect();
+                format!(
+                    "`objective: {objective}` cannot learn {} of {} rows of `{file}` (set `{name}`): the first is `{begins}`",
+                    wrong.len(),
+                    rows.len()
+                )
+            }
+        };
+        let help = match finetune.objective {
+            Objective::Kto => {
+                "give each of them `completion` and `label`, or `chosen` and `rejected`"
+            }
+            Objective::Sft => {
+                "give rows with `label: true` or a `reference`, or choose `objective: kto`"
+            }
+            Objective::Dpo | Objective::Orpo | Objective::Reward => {
+                "give each of them `chosen` and `rejected`, or choose `objective: sft`"
+            }
+        };
+        self.add(&["arms", &arm.to_string(), "strategy", "finetune"], message, help);
     }
 
     /// Prompts are chosen on samples that are not those of the comparison.

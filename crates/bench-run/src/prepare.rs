@@ -227,7 +227,7 @@ impl<'a> Preparer<'a> {
     }
 
     /// What no training can be done with is found before the first one, for all arms at once.
-    fn check_trainings(&self, plans: &[&ArmPlan]) -> Result<(), BackendError> {
+    fn check_trainings(&self, plans: &[&ArmPlan]) -> Result<(), RunError> {
         let mut seen = BTreeSet::new();
         let mut problems = Vec::new();
         for plan in plans {
@@ -236,7 +236,7 @@ impl<'a> Preparer<'a> {
                 && let Err(error) = trainer.check(&job)
             {
                 let name = plan.prompt.best_of.as_ref().map_or("", |best| &best.reward);
-                problems.push(format!("reward model `{name}`: {}", error.chain()));
+                problems.push(format!("  reward model `{name}`: {}", error.causes()));
             }
             for set in self.loaded.sets.iter().filter(|set| plan.sets.contains(&set.spec.name)) {
                 let Some(settings) = &plan.finetune else { continue };
@@ -246,7 +246,14 @@ impl<'a> Preparer<'a> {
                 }
                 let model = &self.prepared.models[&plan.model];
                 let (base, trainer) = (model.folder()?, self.backends.trainer(model)?);
-                let counter = self.backends.counter(model)?;
+                let what = format!("arm `{}` on set `{}`", plan.name, set.spec.name);
+                let counter = match self.backends.counter(model) {
+                    Ok(counter) => counter,
+                    Err(error) => {
+                        problems.push(format!("  {what}: {}", error.causes()));
+                        continue;
+                    }
+                };
                 let training = set.training_prompts.get(&plan.name).cloned();
                 let layout = bare(set.prompts[&plan.name].clone(), training);
                 for settings in shapes(settings, self.loaded.experiment.run.seed) {
@@ -267,8 +274,7 @@ impl<'a> Preparer<'a> {
                         same_ids(trainer.as_ref(), counter.as_deref(), &job, &probes)
                     });
                     if let Err(error) = found {
-                        let what = format!("arm `{}` on set `{}`", plan.name, set.spec.name);
-                        problems.push(format!("{what}: {}", error.chain()));
+                        problems.push(format!("  {what}: {}", error.causes()));
                     }
                 }
             }
@@ -276,7 +282,7 @@ impl<'a> Preparer<'a> {
         if problems.is_empty() {
             return Ok(());
         }
-        Err(BackendError::fatal("trainer", problems.join("\n")))
+        Err(RunError::Trainings(problems.join("\n")))
     }
 
     /// The training of the reward model that chooses among the answers of an arm.
@@ -860,6 +866,11 @@ impl<'a> Preparer<'a> {
                 gibibytes(peak_memory_bytes())
             );
             task.advance(step.step, &note);
+        });
+        let outcome = outcome.map_err(|error| {
+            let (arm, set, seed) = (&plan.name, &set.spec.name, job.seed);
+            let message = format!("arm `{arm}` on set `{set}`, seed {seed}: {}", error.causes());
+            BackendError { source: message.into(), ..error }
         })?;
         drop(task);
         if let Some(joules) = meter.joules().filter(|_| !was_there) {

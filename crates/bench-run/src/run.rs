@@ -103,6 +103,9 @@ pub enum RunError {
     /// A model, index or trainer.
     #[error("{}", .0.chain())]
     Backend(#[from] BackendError),
+    /// What no training can be done with, a line for each.
+    #[error("before any training:\n{0}")]
+    Trainings(String),
     /// The adapter is not served as it was trained.
     #[error(
         "trainer and server disagree about the adapter of arm `{arm}` on set `{set}`, so the arm would not be served as it was trained:\n{table}  where tokens differ, the model's tokenizer or chat template is at fault: compare its tokenizer.json and tokenizer_config.json with the original's; where losses do, please report it with this table"

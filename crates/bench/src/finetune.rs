@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use bench_candle::{Exported, GgufKind, TrainError, export_gguf, export_peft, merge};
+use bench_candle::{
+    Exported, GgufKind, TrainError, export_gguf, export_peft, merge, trained_digest,
+};
 use bench_core::digest;
 use bench_run::Loaded;
 use clap::ValueEnum;
@@ -58,9 +60,10 @@ pub(crate) fn train(loaded: &Loaded, arms: &[String]) -> miette::Result<Exit> {
     {
         Ok(entries) => entries,
         Err(error) => {
-            let help = "what was trained until now is kept; the same command goes on";
-            anstream::eprintln!("{:?}", miette!(help = help, "{error}"));
-            return Ok(Exit::Backend);
+            let help = crate::remedy(&error);
+            anstream::eprintln!("{:?}", miette!(help = help, "{}", crate::chain(&error)));
+            let is_wrong = matches!(error, bench_run::RunError::Trainings(_));
+            return Ok(if is_wrong { Exit::Wrong } else { Exit::Backend });
         }
     };
     for entry in &entries {
@@ -115,6 +118,7 @@ pub(crate) fn train(loaded: &Loaded, arms: &[String]) -> miette::Result<Exit> {
 
 /// Folds an adapter into its base.
 pub(crate) fn merge_into(adapter: &Path, base: Option<&Path>, out: &Path) -> miette::Result<Exit> {
+    check_intact(adapter)?;
     let base = base_of(adapter, base)?;
     let merged = merge(&base, adapter, out).map_err(|error| explained(&error))?;
     anstream::println!(
@@ -135,6 +139,7 @@ pub(crate) fn export(
     out: Option<&Path>,
 ) -> miette::Result<Exit> {
     let is_adapter = source.join(ADAPTER_CONFIG).exists();
+    check_intact(source)?;
     let out = out.map_or_else(|| beside(source, format), Path::to_owned);
     match format {
         Format::Peft if !is_adapter => Err(miette!(
@@ -218,6 +223,21 @@ fn base_of(adapter: &Path, base: Option<&Path>) -> miette::Result<PathBuf> {
     Ok(base)
 }
 
+/// What was trained here remembers the digest of its files.
+fn check_intact(folder: &Path) -> miette::Result<()> {
+    let Ok(record) = std::fs::read(folder.join("bench.json")) else { return Ok(()) };
+    let record: serde_json::Value = serde_json::from_slice(&record).unwrap_or_default();
+    let Some(expected) = record["outcome"]["digest"].as_str() else { return Ok(()) };
+    if trained_digest(folder).map_err(|error| explained(&error))? == expected {
+        return Ok(());
+    }
+    Err(miette!(
+        help = "remove the folder, and `bench train` makes it again",
+        "the files in `{}` are not those that were trained: they are damaged or were changed",
+        folder.display()
+    ))
+}
+
 fn named_base(adapter: &Path, base: Option<&Path>) -> miette::Result<PathBuf> {
     if let Some(base) = base {
         return Ok(base.to_owned());
@@ -226,7 +246,9 @@ fn named_base(adapter: &Path, base: Option<&Path>) -> miette::Result<PathBuf> {
     let text = std::fs::read_to_string(&path).map_err(|error| {
         miette!(help = other_folder(adapter), "`{}` is not an adapter: {error}", adapter.display())
     })?;
-    let json: serde_json::Value = serde_json::from_str(&text).into_diagnostic()?;
+    let json: serde_json::Value = serde_json::from_str(&text).map_err(|error| {
+        miette!(help = other_folder(adapter), "`{}` is damaged: {error}", path.display())
+    })?;
     let name = json["base_model_name_or_path"].as_str().unwrap_or_default();
     let base = PathBuf::from(name);
     if base.join("config.json").exists() {
@@ -264,6 +286,28 @@ mod tests {
         let source = Path::new("runs/x/adapters/ab12");
         assert_eq!(beside(source, Format::Gguf), Path::new("runs/x/adapters/ab12.gguf"));
         assert_eq!(beside(source, Format::Peft), Path::new("runs/x/adapters/ab12-peft"));
+    }
+
+    #[test]
+    fn an_adapter_that_was_changed_is_not_merged_or_exported() {
+        let folder = tempfile::tempdir().unwrap();
+        let write =
+            |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        write(ADAPTER_CONFIG, "{}");
+        write("adapter_model.safetensors", "numbers");
+        // From elsewhere: nobody knows what its files were.
+        check_intact(folder.path()).unwrap();
+        let digest = trained_digest(folder.path()).unwrap();
+        write("bench.json", &format!("{{\"outcome\": {{\"digest\": \"{digest}\"}}}}"));
+        check_intact(folder.path()).unwrap();
+        write("adapter_model.safetensors", "numberS");
+        for refused in [
+            merge_into(folder.path(), None, Path::new("never")),
+            export(folder.path(), Format::Peft, Outtype::F32, None, Some(Path::new("never"))),
+        ] {
+            let error = refused.unwrap_err().to_string();
+            assert!(error.contains("are not those that were trained"), "{error}");
+        }
     }
 
     #[test]

@@ -403,12 +403,17 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn remedy(error: &bench_run::RunError) -> &'static str {
+pub(crate) fn remedy(error: &bench_run::RunError) -> &'static str {
     match error {
         bench_run::RunError::Store(bench_run::store::StoreError::Io { .. }) => {
             "make room there, or name another folder with `run: { runs: … }`; what was answered until now is kept"
         }
-        _ => "what was answered until now is kept; the same command goes on",
+        bench_run::RunError::Trainings(_) => {
+            "nothing was trained; mend all of it, then start again"
+        }
+        _ => {
+            "what was trained and answered until now is kept; when the cause is gone, the same command goes on"
+        }
     }
 }
 
@@ -460,9 +465,9 @@ fn run(arguments: &RunArguments, score_only: bool) -> miette::Result<Exit> {
             progress.end(Ended::Failed);
             anstream::eprintln!("{:?}", miette!(help = remedy(&error), "{}", chain(&error)));
             return Ok(match error {
-                bench_run::RunError::Scorer { .. } | bench_run::RunError::SelfJudging { .. } => {
-                    Exit::Wrong
-                }
+                bench_run::RunError::Scorer { .. }
+                | bench_run::RunError::SelfJudging { .. }
+                | bench_run::RunError::Trainings(_) => Exit::Wrong,
                 bench_run::RunError::Stopped => Exit::Interrupted,
                 bench_run::RunError::Store(_)
                 | bench_run::RunError::Backend(_)

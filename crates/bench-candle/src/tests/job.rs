@@ -234,7 +234,7 @@ fn a_finished_output_is_recognised_and_another_is_refused() {
     assert!(error.contains("not those that were written"), "{error}");
     fs::remove_file(job.output.join("bench.json")).unwrap();
     let error = trainer.train(&job, &mut |_| {}).unwrap_err().chain();
-    assert!(error.contains("not a finished adapter"), "{error}");
+    assert!(error.contains("is in use already"), "{error}");
 }
 
 #[test]

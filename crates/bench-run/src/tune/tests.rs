@@ -115,9 +115,9 @@ run: { runs: RUNS, max_concurrency: 1 }
     let spy = Spy::default();
     let error = Folder::new(experiment).try_run(&spy).unwrap_err().to_string();
     let named: Vec<&str> = error.lines().collect();
-    assert_eq!(named.len(), 2, "{error}");
-    assert!(named[0].contains("arm `wide` on set `s`:"), "{error}");
-    assert!(named[1].contains("arm `swept` on set `s`:"), "{error}");
+    assert_eq!(named.len(), 3, "{error}");
+    assert!(named[1].contains("arm `wide` on set `s`:"), "{error}");
+    assert!(named[2].contains("arm `swept` on set `s`:"), "{error}");
     assert!(spy.learnt.lock().unwrap().is_empty(), "nothing is trained before");
 }
 
